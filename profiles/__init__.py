@@ -1,0 +1,1 @@
+"""What is known: knobs, classes, platforms, measurements, profiles, and where they are kept."""

@@ -1,0 +1,169 @@
+"""P: knobs, their constraints, and their rendering to vLLM arguments."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from profiles.errors import InvalidKnobsError
+
+Off = Literal["off"]
+
+
+class Drafter(BaseModel):
+    """One way to draft tokens: a vLLM speculative method and what it needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")  # how profiles refer to it
+    method: str  # vLLM's `method`: ngram, dflash, eagle3, mtp, draft_model, ...
+    model: str | None = None  # path or hub id; None for ngram and mtp
+    revision: str | None = None
+    max_draft_length: PositiveInt = 15
+    # further keys of speculative_config, e.g. prompt_lookup_max for ngram
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+class Knobs(BaseModel):
+    """One configuration of the engine; `None` leaves a knob as vLLM or the operator set it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    drafter: str | None = None  # name of a configured drafter; None with draft_length "off"
+    draft_length: Off | PositiveInt = "off"  # tokens; "off" starts vLLM without speculation
+    max_num_seqs: PositiveInt | None = None  # requests
+    max_num_batched_tokens: PositiveInt | None = None  # tokens per step
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    cpu_kv_gib: PositiveInt | None = None  # CPU build only: VLLM_CPU_KVCACHE_SPACE, GiB
+    performance_mode: Literal["balanced", "interactivity", "throughput"] | None = None
+
+    @model_validator(mode="after")
+    def _drafter_iff_drafting(self) -> Self:
+        if (self.drafter is None) != (self.draft_length == "off"):
+            raise ValueError(
+                "a drafter and a draft length belong together; "
+                'write draft_length = "off" without a drafter to turn speculation off'
+            )
+        return self
+
+    @property
+    def speculating(self) -> bool:
+        """Whether vLLM is started with a speculative configuration."""
+        return self.drafter is not None
+
+    @property
+    def draft_tokens(self) -> int:
+        """The draft length as a number, 0 for off."""
+        return 0 if self.draft_length == "off" else self.draft_length
+
+    def canonical(self) -> str:
+        """JSON with sorted keys and without unset knobs: equal knobs have equal text."""
+        return json.dumps(self.model_dump(exclude_none=True), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical text."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
+
+    def label(self) -> str:
+        """A short name for people, such as `dflash k=8, seqs 64` or `off`."""
+        parts = ["off" if self.drafter is None else f"{self.drafter} k={self.draft_length}"]
+        if self.max_num_seqs is not None:
+            parts.append(f"seqs {self.max_num_seqs}")
+        if self.max_num_batched_tokens is not None:
+            parts.append(f"budget {self.max_num_batched_tokens}")
+        if self.gpu_memory_utilization is not None:
+            parts.append(f"memory {self.gpu_memory_utilization:g}")
+        if self.cpu_kv_gib is not None:
+            parts.append(f"kv {self.cpu_kv_gib} GiB")
+        if self.performance_mode is not None:
+            parts.append(self.performance_mode)
+        return ", ".join(parts)
+
+
+class Rendered(BaseModel):
+    """What knobs become on a vLLM command line."""
+
+    model_config = ConfigDict(frozen=True)
+
+    args: tuple[str, ...]
+    env: dict[str, str]
+
+
+# flag of each knob that is a plain value; the others are rendered by hand below
+PLAIN_FLAGS: Mapping[str, str] = {
+    "max_num_seqs": "--max-num-seqs",
+    "max_num_batched_tokens": "--max-num-batched-tokens",
+    "gpu_memory_utilization": "--gpu-memory-utilization",
+    "performance_mode": "--performance-mode",
+}
+SPECULATIVE_FLAG = "--speculative-config"
+CPU_KV_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+
+
+def violations(knobs: Knobs, drafters: Mapping[str, Drafter]) -> list[str]:
+    """Sentences for every constraint that these knobs break; empty when vLLM may be started.
+
+    vLLM itself refuses `max_num_batched_tokens < max_num_seqs`; the stricter bound with a drafter
+    is ours, because verification needs 1 + draft_length tokens per running request.
+    """
+    found: list[str] = []
+    if knobs.drafter is not None:
+        drafter = drafters.get(knobs.drafter)
+        if drafter is None:
+            known = ", ".join(sorted(drafters)) or "none"
+            found.append(f"Drafter {knobs.drafter!r} is not configured (known: {known}).")
+        elif knobs.draft_tokens > drafter.max_draft_length:
+            found.append(
+                f"Draft length {knobs.draft_tokens} is above the maximum of {drafter.name!r}, "
+                f"{drafter.max_draft_length}."
+            )
+    if knobs.max_num_seqs is not None and knobs.max_num_batched_tokens is not None:
+        needed = knobs.max_num_seqs * (1 + knobs.draft_tokens)
+        if knobs.max_num_batched_tokens < needed:
+            found.append(
+                f"max_num_batched_tokens {knobs.max_num_batched_tokens} is below "
+                f"max_num_seqs x (1 + draft length) = {needed}."
+            )
+    return found
+
+
+def render(knobs: Knobs, drafters: Mapping[str, Drafter]) -> Rendered:
+    """The vLLM arguments and environment of these knobs.
+
+    Raises:
+        InvalidKnobsError: a constraint is broken; nothing may be started with them.
+    """
+    broken = violations(knobs, drafters)
+    if broken:
+        raise InvalidKnobsError(" ".join(broken))
+    args: list[str] = []
+    for field, flag in PLAIN_FLAGS.items():
+        value = getattr(knobs, field)
+        if value is not None:
+            args += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    if knobs.drafter is not None:
+        args += [SPECULATIVE_FLAG, speculative_config(drafters[knobs.drafter], knobs.draft_tokens)]
+    env = {} if knobs.cpu_kv_gib is None else {CPU_KV_VARIABLE: str(knobs.cpu_kv_gib)}
+    return Rendered(args=tuple(args), env=env)
+
+
+def speculative_config(drafter: Drafter, draft_tokens: int) -> str:
+    """The one JSON value that vLLM's `--speculative-config` takes."""
+    config: dict[str, str | int | float | bool] = {"method": drafter.method}
+    if drafter.model is not None:
+        config["model"] = drafter.model
+    if drafter.revision is not None:
+        config["revision"] = drafter.revision
+    config["num_speculative_tokens"] = draft_tokens
+    config.update(drafter.options)
+    return json.dumps(config, sort_keys=True, separators=(",", ":"))
+
+
+def required_flags(knobs: Knobs) -> frozenset[str]:
+    """The vLLM flags that rendering these knobs uses: what the installed vLLM must accept."""
+    flags = {flag for field, flag in PLAIN_FLAGS.items() if getattr(knobs, field) is not None}
+    if knobs.speculating:
+        flags.add(SPECULATIVE_FLAG)
+    return frozenset(flags)

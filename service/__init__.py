@@ -1,0 +1,1 @@
+"""How it lives: the gateway, engine supervision, policy and the control interface."""

@@ -1,0 +1,1 @@
+"""How to learn: search space, measurement, comparison, and the `tuner` command line."""

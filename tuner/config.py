@@ -1,0 +1,149 @@
+"""The configuration: one TOML file, typed, frozen, unknown keys refused."""
+
+import contextlib
+import ipaddress
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from profiles.knobs import Drafter, Knobs
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and no key that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewayConfig(Section):
+    """The data plane."""
+
+    listen: str = "127.0.0.1:8000"  # host:port
+    application_header: str = "X-Tuner-Application"  # names the application of a request
+    max_body_mib: PositiveInt = 64  # larger bodies get 413
+    hold_requests: PositiveInt = 512  # requests held while an engine is replaced
+    hold_mib: PositiveInt = 64  # bytes of their bodies together
+    hold_s: PositiveFloat = 180.0  # longest hold of one request, then 503 with Retry-After
+    drain_s: PositiveFloat = 120.0  # running streams get this long before an engine is stopped
+    idle_timeout_s: PositiveFloat = 600.0  # silence of the engine within one answer, then 504
+
+    @property
+    def host_port(self) -> tuple[str, int]:
+        """The listening address split into host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @model_validator(mode="after")
+    def _loopback(self) -> Self:
+        host, port = self.listen.rpartition(":")[::2]
+        if not port.isdigit() or not 0 <= int(port) <= 65535 or not host:
+            raise ValueError(f'listen = "{self.listen}" is not host:port')
+        bare = host.strip("[]")
+        loopback = bare == "localhost"
+        with contextlib.suppress(ValueError):
+            loopback = loopback or ipaddress.ip_address(bare).is_loopback
+        if not loopback:
+            raise ValueError(
+                f'listen = "{self.listen}" is not a loopback address; keys for other machines '
+                "do not exist yet, so put an authenticating proxy in front"
+            )
+        return self
+
+
+class EngineConfig(Section):
+    """How vLLM is started, before any knob."""
+
+    model: str  # path or hub id
+    # `python -m vllm...` works with the CPU build too, whose console script is broken
+    command: tuple[str, ...] = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+    args: tuple[str, ...] = ()  # passed as they are; must not set a knob
+    env: dict[str, str] = Field(default_factory=dict)
+    start_timeout_s: PositiveFloat = 900.0  # from spawn to a passed canary
+    stall_timeout_s: PositiveFloat = 600.0  # without a new log line while starting
+    stop_timeout_s: PositiveFloat = 20.0  # after SIGTERM, then SIGKILL to the group
+    default: Knobs = Knobs()  # the operator's own configuration: what a profile has to beat
+
+
+class SpaceConfig(Section):
+    """Candidate values of each knob; an empty list leaves the knob at its default."""
+
+    draft_lengths: tuple[PositiveInt, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 15)
+    max_num_seqs: tuple[PositiveInt, ...] = ()
+    max_num_batched_tokens: tuple[PositiveInt, ...] = ()
+    gpu_memory_utilization: tuple[Fraction, ...] = ()
+    cpu_kv_gib: tuple[PositiveInt, ...] = ()
+    performance_mode: tuple[Literal["balanced", "interactivity", "throughput"], ...] = ()
+
+
+class TuningConfig(Section):
+    """What a search may cost and what it must prove."""
+
+    auto: Literal["off", "idle"] = "idle"  # search by itself when no request came for idle_s
+    idle_s: PositiveFloat = 300.0
+    sampling: Literal["memory", "off"] = "memory"  # prompts stay in memory, or are not kept at all
+    sample_requests: PositiveInt = 64  # per class
+    sample_s: PositiveFloat = 1800.0  # age at which a sample is forgotten
+    trials: PositiveInt = 12  # engine starts of one search
+    failures: PositiveInt = 4  # failed starts of one search, then only tried points
+    warmup_s: PositiveFloat = 4.0
+    block_s: PositiveFloat = 8.0
+    blocks: PositiveInt = 3
+    pairs: int = Field(default=3, ge=2)  # start pairs of a promotion
+    min_gain: float = Field(default=0.03, ge=0)  # point gain below which nothing is promoted
+    seed: int = 0
+    space: SpaceConfig = SpaceConfig()
+
+
+class PolicyConfig(Section):
+    """When a profile is put in force."""
+
+    interval_s: PositiveFloat = 5.0  # between decisions
+    window_s: PositiveFloat = 300.0  # of traffic that has a class
+    min_requests: PositiveInt = 30  # in the window before it has a class
+    dwell_s: PositiveFloat = 120.0  # at least this long between two switches
+    switches_per_hour: PositiveInt = 4
+    patience: PositiveFloat = 1.5  # accumulated gain over restart cost before a switch
+    probation_s: PositiveFloat = 600.0  # of real traffic after a switch
+    # speculation stays off this long after a request that vLLM refuses while it is on
+    plain_s: PositiveFloat = 1800.0
+
+
+class Config(Section):
+    """Everything an operator can set."""
+
+    engine: EngineConfig
+    state_dir: Path = Path("~/.local/state/tuner")
+    runtime_dir: Path | None = None  # sockets; default: `run` in the state directory
+    drafters: tuple[Drafter, ...] = ()
+    gateway: GatewayConfig = GatewayConfig()
+    tuning: TuningConfig = TuningConfig()
+    policy: PolicyConfig = PolicyConfig()
+
+    @property
+    def state(self) -> Path:
+        """The state directory, `~` expanded."""
+        return self.state_dir.expanduser().absolute()
+
+    @property
+    def run(self) -> Path:
+        """The directory of the sockets."""
+        return (self.runtime_dir or self.state / "run").expanduser().absolute()
+
+    @property
+    def drafter_map(self) -> dict[str, Drafter]:
+        """Drafters by name."""
+        return {drafter.name: drafter for drafter in self.drafters}
+
+    @model_validator(mode="after")
+    def _known_drafter(self) -> Self:
+        names = [drafter.name for drafter in self.drafters]
+        if len(set(names)) != len(names):
+            raise ValueError("two drafters have the same name")
+        wanted = self.engine.default.drafter
+        if wanted is not None and wanted not in names:
+            raise ValueError(f"engine.default.drafter = {wanted!r} is not among the drafters")
+        return self
