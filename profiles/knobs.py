@@ -20,8 +20,8 @@ class Drafter(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")  # how profiles refer to it
     method: str  # vLLM's `method`: ngram, dflash, eagle3, mtp, draft_model, ...
     model: str | None = None  # path or hub id; None for ngram and mtp
-    revision: str | None = None
-    max_draft_length: PositiveInt = 15
+    revision: str | None = None  # of the model on the hub
+    max_draft_length: PositiveInt = 15  # tokens; the longest that is tried
     # further keys of speculative_config, e.g. prompt_lookup_max for ngram
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
@@ -33,10 +33,13 @@ class Knobs(BaseModel):
 
     drafter: str | None = None  # name of a configured drafter; None with draft_length "off"
     draft_length: Off | PositiveInt = "off"  # tokens; "off" starts vLLM without speculation
-    max_num_seqs: PositiveInt | None = None  # requests
+    max_num_seqs: PositiveInt | None = None  # requests running together
     max_num_batched_tokens: PositiveInt | None = None  # tokens per step
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    gpu_memory_utilization: float | None = Field(
+        default=None, gt=0, le=1
+    )  # share of the GPU's memory
     cpu_kv_gib: PositiveInt | None = None  # CPU build only: VLLM_CPU_KVCACHE_SPACE, GiB
+    # vLLM's own preset
     performance_mode: Literal["balanced", "interactivity", "throughput"] | None = None
 
     @model_validator(mode="after")

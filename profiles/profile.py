@@ -54,3 +54,14 @@ class Profile(BaseModel):
             [self.knobs.canonical(), self.platform, self.workload], separators=(",", ":")
         )
         return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def default_profile(platform: str, knobs: Knobs) -> Profile:
+    """The operator's own configuration as a profile for any class."""
+    return Profile(
+        knobs=knobs,
+        platform=platform,
+        workload="any",
+        origin=Origin.DEFAULT,
+        evidence=Evidence(sentence="your own configuration"),
+    )

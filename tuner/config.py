@@ -6,7 +6,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from profiles.knobs import Drafter, Knobs
 
@@ -22,13 +30,15 @@ class Section(BaseModel):
 class GatewayConfig(Section):
     """The data plane."""
 
-    listen: str = "127.0.0.1:8000"  # host:port
+    listen: str = "127.0.0.1:8000"  # host:port of a loopback address; in use: exit 69
     application_header: str = "X-Tuner-Application"  # names the application of a request
     max_body_mib: PositiveInt = 64  # larger bodies get 413
-    hold_requests: PositiveInt = 512  # requests held while an engine is replaced
-    hold_mib: PositiveInt = 64  # bytes of their bodies together
+    # requests held while an engine is replaced; further ones get 503 with Retry-After
+    hold_requests: PositiveInt = 512
+    hold_mib: PositiveInt = 64  # their bodies together; beyond it 503 with Retry-After
     hold_s: PositiveFloat = 180.0  # longest hold of one request, then 503 with Retry-After
-    drain_s: PositiveFloat = 120.0  # running streams get this long before an engine is stopped
+    # running answers get this long before an engine is stopped, then they are cut
+    drain_s: PositiveFloat = 120.0
     idle_timeout_s: PositiveFloat = 600.0  # silence of the engine within one answer, then 504
 
     @property
@@ -37,33 +47,36 @@ class GatewayConfig(Section):
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
-    @model_validator(mode="after")
-    def _loopback(self) -> Self:
-        host, port = self.listen.rpartition(":")[::2]
-        if not port.isdigit() or not 0 <= int(port) <= 65535 or not host:
-            raise ValueError(f'listen = "{self.listen}" is not host:port')
+    @field_validator("listen")
+    @classmethod
+    def _loopback(cls, listen: str) -> str:
+        host, port = listen.rpartition(":")[::2]
+        # isascii: int() also reads other scripts' digits, and isdigit() is true for a superscript
+        digits = port.isascii() and port.isdigit()
+        if not digits or not 0 <= int(port) <= 65535 or not host:
+            raise ValueError(f'listen = "{listen}" is not host:port')
         bare = host.strip("[]")
         loopback = bare == "localhost"
         with contextlib.suppress(ValueError):
             loopback = loopback or ipaddress.ip_address(bare).is_loopback
         if not loopback:
             raise ValueError(
-                f'listen = "{self.listen}" is not a loopback address; keys for other machines '
+                f'listen = "{listen}" is not a loopback address; keys for other machines '
                 "do not exist yet, so put an authenticating proxy in front"
             )
-        return self
+        return listen
 
 
 class EngineConfig(Section):
     """How vLLM is started, before any knob."""
 
-    model: str  # path or hub id
+    model: str  # path (starts with /, ./, ../ or ~) or hub id; a missing path is refused
     # `python -m vllm...` works with the CPU build too, whose console script is broken
     command: tuple[str, ...] = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
-    args: tuple[str, ...] = ()  # passed as they are; must not set a knob
-    env: dict[str, str] = Field(default_factory=dict)
-    start_timeout_s: PositiveFloat = 900.0  # from spawn to a passed canary
-    stall_timeout_s: PositiveFloat = 600.0  # without a new log line while starting
+    args: tuple[str, ...] = ()  # passed as they are; flags that tunerd sets are refused
+    env: dict[str, str] = Field(default_factory=dict)  # added to the daemon's own environment
+    start_timeout_s: PositiveFloat = 900.0  # from spawn to a passed canary, then the start failed
+    stall_timeout_s: PositiveFloat = 600.0  # without a new log line while starting, then it failed
     stop_timeout_s: PositiveFloat = 20.0  # after SIGTERM, then SIGKILL to the group
     default: Knobs = Knobs()  # the operator's own configuration: what a profile has to beat
 
@@ -71,11 +84,13 @@ class EngineConfig(Section):
 class SpaceConfig(Section):
     """Candidate values of each knob; an empty list leaves the knob at its default."""
 
+    # tokens; those above a drafter's own maximum are left out, and off is always tried
     draft_lengths: tuple[PositiveInt, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 15)
-    max_num_seqs: tuple[PositiveInt, ...] = ()
-    max_num_batched_tokens: tuple[PositiveInt, ...] = ()
-    gpu_memory_utilization: tuple[Fraction, ...] = ()
-    cpu_kv_gib: tuple[PositiveInt, ...] = ()
+    max_num_seqs: tuple[PositiveInt, ...] = ()  # requests running together
+    max_num_batched_tokens: tuple[PositiveInt, ...] = ()  # tokens of one step
+    gpu_memory_utilization: tuple[Fraction, ...] = ()  # share of the GPU's memory
+    cpu_kv_gib: tuple[PositiveInt, ...] = ()  # KV cache of the CPU build
+    # vLLM's own presets
     performance_mode: tuple[Literal["balanced", "interactivity", "throughput"], ...] = ()
 
 
@@ -83,19 +98,19 @@ class TuningConfig(Section):
     """What a search may cost and what it must prove."""
 
     auto: Literal["off", "idle"] = "idle"  # search by itself when no request came for idle_s
-    idle_s: PositiveFloat = 300.0
+    idle_s: PositiveFloat = 300.0  # silence before a search by itself
     sampling: Literal["memory", "off"] = "memory"  # prompts stay in memory, or are not kept at all
     sample_requests: PositiveInt = 64  # per class
     sample_s: PositiveFloat = 1800.0  # age at which a sample is forgotten
     trials: PositiveInt = 12  # engine starts of one search
     failures: PositiveInt = 4  # failed starts of one search, then only tried points
-    warmup_s: PositiveFloat = 4.0
-    block_s: PositiveFloat = 8.0
-    blocks: PositiveInt = 3
+    warmup_s: PositiveFloat = 4.0  # of load before the first block, not counted
+    block_s: PositiveFloat = 8.0  # of one timed block
+    blocks: PositiveInt = 3  # timed blocks of one measurement
     pairs: int = Field(default=3, ge=2)  # start pairs of a promotion
     min_gain: float = Field(default=0.03, ge=0)  # point gain below which nothing is promoted
-    seed: int = 0
-    space: SpaceConfig = SpaceConfig()
+    seed: int = 0  # of every random choice of a search
+    space: SpaceConfig = SpaceConfig()  # what is searched
 
 
 class PolicyConfig(Section):
@@ -105,7 +120,7 @@ class PolicyConfig(Section):
     window_s: PositiveFloat = 300.0  # of traffic that has a class
     min_requests: PositiveInt = 30  # in the window before it has a class
     dwell_s: PositiveFloat = 120.0  # at least this long between two switches
-    switches_per_hour: PositiveInt = 4
+    switches_per_hour: PositiveInt = 4  # at most; a pin or `tuner use` is not counted
     patience: PositiveFloat = 1.5  # accumulated gain over restart cost before a switch
     probation_s: PositiveFloat = 600.0  # of real traffic after a switch
     # speculation stays off this long after a request that vLLM refuses while it is on
@@ -115,7 +130,8 @@ class PolicyConfig(Section):
 class Config(Section):
     """Everything an operator can set."""
 
-    engine: EngineConfig
+    engine: EngineConfig  # how vLLM is started
+    # store, logs, caches; not writable: exit 74; used by another daemon: exit 75
     state_dir: Path = Path("~/.local/state/tuner")
     runtime_dir: Path | None = None  # sockets; default: `run` in the state directory
     drafters: tuple[Drafter, ...] = ()

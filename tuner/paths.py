@@ -41,8 +41,13 @@ class Paths:
 
     @property
     def cache(self) -> Path:
-        """Compile caches, one folder per model, drafter and draft length; accepted flags."""
+        """Compile caches, one folder per model, drafter and draft length."""
         return self.state / "cache"
+
+    @property
+    def flags(self) -> Path:
+        """What each installed vLLM accepts."""
+        return self.cache / "flags.json"
 
     @property
     def status_socket(self) -> Path:

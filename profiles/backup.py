@@ -1,0 +1,64 @@
+"""Copies of a live SQLite file that are whole or not there at all."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+from profiles.errors import StoreError
+
+
+def backup(source: Path, target: Path) -> None:
+    """Copy a live database with SQLite's online backup: checked, synced, then renamed in place.
+
+    Raises:
+        StoreError: the copy could not be made or did not pass its check; `target` is untouched.
+    """
+    draft = target.with_name(f"{target.name}.part")
+    try:
+        draft.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        with (
+            contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=rw", uri=True)) as live,
+            contextlib.closing(sqlite3.connect(draft)) as copy,
+        ):
+            live.backup(copy)
+            # a copy in WAL mode would need its -wal file beside it
+            copy.execute("PRAGMA journal_mode=DELETE")
+            answer = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if answer != "ok":
+            raise StoreError(f"Cannot back up {source}: the copy does not pass its check.")
+        sync(draft)
+        draft.replace(target)
+        sync(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            f"Cannot back up {source} to {target}: {error}.",
+            hint="Make room on that file system, or check its permissions.",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def free_name(store: Path, revision: str) -> Path:
+    """The next unused backup name of a schema revision."""
+    number = 1
+    while (path := store.with_name(f"{store.name}.backup-{revision}-{number}")).exists():
+        number += 1
+    return path
+
+
+def backups(store: Path) -> list[Path]:
+    """Backups beside a store, newest first."""
+    found = [path for path in store.parent.glob(f"{store.name}.backup-*") if path.suffix != ".part"]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to its device."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,88 @@
+"""What the store remembers beside measurements and profiles: trials, decisions, pins, events."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from profiles.knobs import Knobs
+from profiles.measurement import Failure
+from profiles.profile import Evidence
+
+
+class TrialStatus(StrEnum):
+    """Where an engine start of a search stands; only OPEN changes, and only once."""
+
+    OPEN = "open"  # -> done, failed or interrupted
+    DONE = "done"  # its measurements are stored
+    FAILED = "failed"  # the engine gave nothing; the failure says whether the knobs are to blame
+    INTERRUPTED = "interrupted"  # the daemon stopped or died: says nothing about the knobs
+
+
+class Record(BaseModel):
+    """A row as the rest of the program sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trial(Record):
+    """One engine start of a search."""
+
+    id: int
+    study: str  # the search it belongs to
+    platform: str  # digest
+    workloads: tuple[str, ...]  # classes it measures
+    knobs: Knobs
+    why: str  # sentence: default, designed start, warm start, suggested
+    status: TrialStatus
+    opened_at: float  # seconds since the epoch
+    closed_at: float | None = None
+    failure: Failure | None = None
+
+
+class Promotion(Record):
+    """A decision about a class: the profile that won it, or that the default stays."""
+
+    platform: str  # digest
+    workload: str
+    profile: str  # id; that of the default when it was kept
+    kept_default: bool
+    at: float
+    evidence: Evidence
+    sentence: str  # why, for people
+
+
+class Quarantine(Record):
+    """Knobs that did harm here and may not be used for a while."""
+
+    platform: str  # digest
+    knobs: str  # digest
+    profile: str | None = None  # id, when a profile had them in force
+    reason: str  # sentence
+    count: int = Field(ge=1)  # how often; the caller doubles the time with it
+    at: float  # of the last time
+    until: float | None = None  # seconds since the epoch; None: until it is released
+
+
+class Pin(Record):
+    """The profile that an application asked for."""
+
+    application: str
+    profile: str  # id
+    platform: str  # digest, of the profile
+    at: float
+
+
+class InForce(Record):
+    """The profile that was put in force, and why."""
+
+    profile: str  # id
+    why: str  # sentence
+    at: float
+
+
+class Event(Record):
+    """Something that people may want to read about."""
+
+    at: float
+    kind: str  # one word: switch, trial, quarantine, store, ...
+    sentence: str

@@ -1,0 +1,1 @@
+"""Parts of scripts/train-demo-pair; needs torch, tokenizers and safetensors."""

@@ -1,0 +1,118 @@
+"""`python -m service --config FILE`: the process called tunerd."""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from profiles.errors import BusyError, ExitCode, TunerError
+from service.archive import Archive
+from service.control import Control
+from service.daemon import Daemon
+from service.fingerprint import platform_of
+from service.gateway_client import GatewayClient
+from service.lab import Lab
+from service.logs import configure
+from service.modes import Event
+from service.observer import Observer
+from service.slot import Slot
+from service.state import Parts
+from tuner.config import Config
+from tuner.config_file import load
+from tuner.flags import installed_version
+from tuner.paths import Paths
+from tuner.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the daemon; the exit status is one of `profiles.errors.ExitCode`."""
+    parser = argparse.ArgumentParser(prog="tunerd", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument(
+        "--leave-engine", action="store_true", help="keep the engine running for the next daemon"
+    )
+    options = parser.parse_args()
+    configure()
+    try:
+        config = load(options.config)
+        paths = Paths.of(config)
+        for folder in (paths.state, paths.run):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with only_daemon(paths.lock):
+            asyncio.run(serve(config, paths, leave_engine=options.leave_engine))
+    except TunerError as error:
+        sys.stderr.write(f"tunerd: {error.sentence()}\n")
+        return int(error.exit_code)
+    except OSError as error:
+        sys.stderr.write(f"tunerd: Cannot use {error.filename}: {error.strerror}.\n")
+        return int(ExitCode.STORE)
+    return 0
+
+
+@contextlib.contextmanager
+def only_daemon(lock: Path) -> Iterator[None]:
+    """Hold the lock of the state directory.
+
+    Raises:
+        BusyError: another daemon holds it; names its pid.
+    """
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            raise BusyError(f"Another daemon, pid {pid}, owns {lock.parent}.") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
+    """Compose the parts, run the daemon, take them apart again."""
+    vllm = await installed_version(config.engine.command, config.engine.env)
+    telemetry = Telemetry()
+    telemetry.start()
+    archive = await Archive.open(paths.store)
+    gateway = GatewayClient(paths.gateway_socket)
+    slot = Slot(config, paths, gateway)
+    policy = config.policy
+    daemon = Daemon(
+        Parts(
+            config=config,
+            platform=await platform_of(config, vllm),
+            archive=archive,
+            gateway=gateway,
+            slot=slot,
+            observer=Observer(gateway, span_s=policy.window_s, kept_s=policy.probation_s),
+            lab=Lab(
+                config, paths, slot=slot, archive=archive, gateway=gateway, telemetry=telemetry
+            ),
+            leave_engine=leave_engine,
+        )
+    )
+    control = Control(daemon, telemetry)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.post, Event.STOP_WANTED)
+    try:
+        await control.serve(paths.status_socket, paths.control_socket)
+        await daemon.run()
+    finally:
+        await control.close()
+        await gateway.close()
+        await archive.close()
+        telemetry.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

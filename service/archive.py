@@ -1,0 +1,118 @@
+"""The archive: the store behind one thread, so that SQL never stalls the event loop."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from profiles.knobs import Knobs
+from profiles.measurement import Failure, Measurement
+from profiles.profile import Profile
+from profiles.records import TrialStatus
+from profiles.store import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Archive:
+    """Async access to the one store; every call is one small transaction."""
+
+    def __init__(self, store: Store, thread: ThreadPoolExecutor) -> None:
+        self.store = store
+        self._thread = thread
+
+    @classmethod
+    async def open(cls, path: Path) -> "Archive":
+        """Open the store, migrating it if it is older.
+
+        Raises:
+            StoreError: it cannot be used, with the reason.
+        """
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        loop = asyncio.get_running_loop()
+        store = await loop.run_in_executor(thread, lambda: Store.open(path, now=time.time()))
+        return cls(store, thread)
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a store method on its thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    async def open_trial(
+        self, *, study: str, platform: str, workloads: list[str], knobs: Knobs, why: str
+    ) -> int:
+        """Write down that an engine start begins; its number."""
+        return await self.call(
+            self.store.open_trial,
+            study=study,
+            platform=platform,
+            workloads=workloads,
+            knobs=knobs,
+            why=why,
+            at=time.time(),
+        )
+
+    async def close_trial(
+        self, trial: int, status: TrialStatus, failure: Failure | None = None
+    ) -> None:
+        """Write down how an engine start ended."""
+        await self.call(
+            self.store.close_trial, trial, status=status, at=time.time(), failure=failure
+        )
+
+    async def add_measurement(self, measurement: Measurement, trial: int) -> None:
+        """Append a measurement; it is on disk when this returns."""
+        await self.call(self.store.add_measurement, measurement, trial=trial)
+
+    async def measurements(self, platform: str, workload: str) -> list[Measurement]:
+        """Everything measured for a class on this platform, oldest first."""
+        return await self.call(self.store.measurements, platform, workload)
+
+    async def promote(self, profile: Profile, *, kept_default: bool) -> None:
+        """Keep a profile and the decision that it is the best for its class."""
+        await self.call(self.store.put_profile, profile)
+        await self.call(
+            self.store.promote,
+            platform=profile.platform,
+            workload=profile.workload,
+            profile=profile.id,
+            evidence=profile.evidence,
+            sentence=profile.evidence.sentence,
+            at=time.time(),
+            kept_default=kept_default,
+        )
+
+    async def promoted(self, platform: str) -> dict[str, Profile]:
+        """The winner of every class with the evidence of its latest promotion, by class.
+
+        Profiles in quarantine are left out: their class falls back to the default.
+        """
+        promotions = await self.call(self.store.promotions, platform)
+        banned = {q.knobs for q in await self.call(self.store.quarantined, platform, time.time())}
+        found: dict[str, Profile] = {}
+        for workload, promotion in promotions.items():
+            profile = await self.call(self.store.profile, promotion.profile)
+            if profile.knobs.digest() not in banned:
+                found[workload] = profile.model_copy(update={"evidence": promotion.evidence})
+        return found
+
+    async def pins(self, platform: str) -> dict[str, Profile]:
+        """Pinned profiles of this platform by application."""
+        pins = await self.call(self.store.pins)
+        return {
+            pin.application: await self.call(self.store.profile, pin.profile)
+            for pin in pins
+            if pin.platform == platform
+        }
+
+    async def event(self, kind: str, sentence: str) -> None:
+        """Append an event for `tuner history`."""
+        await self.call(self.store.add_event, kind, sentence, at=time.time())
+
+    async def close(self) -> None:
+        """Close the store and its thread."""
+        await self.call(self.store.close)
+        self._thread.shutdown()

@@ -1,0 +1,258 @@
+"""The control API: HTTP and JSON on two unix sockets, one of them read-only."""
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from profiles.errors import InvalidKnobsError, TunerError
+from profiles.profile import Origin, Profile
+from service.daemon import Daemon
+from service.modes import Event
+from service.status import brief, event, status
+from tuner.telemetry import Telemetry
+
+MAX_BODY = 1 << 20  # bytes
+MAX_LIMIT = 10_000
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Control:
+    """Serves the daemon to the command line and to whoever may open the sockets."""
+
+    def __init__(self, daemon: Daemon, telemetry: Telemetry) -> None:
+        self._daemon = daemon
+        self._telemetry = telemetry
+        self._started_at = time.time()
+        self._runners: list[web.AppRunner] = []
+
+    async def serve(self, status_socket: Path, control_socket: Path) -> None:
+        """Listen; a socket file of a dead daemon is replaced (the lock is held by us)."""
+        await self._listen(status_socket, 0o666, changes=False)
+        await self._listen(control_socket, 0o660, changes=True)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _listen(self, socket: Path, mode: int, *, changes: bool) -> None:
+        app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
+        app.add_routes(
+            [
+                web.get("/v1/status", self._status),
+                web.get("/v1/classes", self._classes),
+                web.get("/v1/profiles", self._profiles),
+                web.get("/v1/profiles/{id}", self._profile),
+                web.get("/v1/trials", self._trials),
+                web.get("/v1/history", self._history),
+                web.get("/v1/pins", self._pins),
+                web.get("/v1/config", self._config),
+            ]
+        )
+        if changes:
+            app.add_routes(
+                [
+                    web.post("/v1/pins", self._pin),
+                    web.delete("/v1/pins/{application}", self._unpin),
+                    web.post("/v1/use", self._use),
+                    web.post("/v1/tune", self._tune),
+                    web.post("/v1/tune/stop", self._tune_stop),
+                    web.post("/v1/profiles/import", self._import),
+                    web.post("/v1/stop", self._stop),
+                ]
+            )
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        socket.unlink(missing_ok=True)
+        await web.UnixSite(runner, str(socket)).start()
+        socket.chmod(mode)
+        self._runners.append(runner)
+
+    async def _status(self, _: web.Request) -> web.Response:
+        found = await status(self._daemon, self._telemetry, self._started_at)
+        return _answer({**found, "pid": os.getpid()})
+
+    async def _classes(self, _: web.Request) -> web.Response:
+        found = await status(self._daemon, self._telemetry, self._started_at)
+        seen = {
+            name: {"concurrency": traffic.concurrency, "requests": traffic.requests}
+            for name, traffic in self._daemon.parts.observer.seen.items()
+        }
+        return _answer({"classes": found["traffic"]["classes"], "seen": seen})
+
+    async def _profiles(self, _: web.Request) -> web.Response:
+        archive = self._daemon.parts.archive
+        profiles = await archive.call(archive.store.profiles)
+        return _answer(
+            {
+                "profiles": [brief(profile) for profile in profiles],
+                "platform": self._daemon.parts.platform.digest,
+                "in_force": self._daemon.state.in_force.id,
+            }
+        )
+
+    async def _profile(self, request: web.Request) -> web.Response:
+        archive = self._daemon.parts.archive
+        profile = await archive.call(archive.store.profile, request.match_info["id"])
+        return _answer({"profile": profile.model_dump(mode="json"), "id": profile.id})
+
+    async def _trials(self, request: web.Request) -> web.Response:
+        archive = self._daemon.parts.archive
+        rows = await archive.call(archive.store.trials, _limit(request))
+        trials = []
+        for row in rows:
+            found = await archive.call(archive.store.measurements, row.platform, trial=row.id)
+            measured = [
+                {
+                    "workload": m.workload,
+                    "phase": m.phase,
+                    "tok_s": m.tok_s,
+                    "spread": m.spread,
+                    "acceptance_length": m.acceptance and m.acceptance.mean_length,
+                    "joule_per_token": m.joule_per_token,
+                    "invalid": m.invalid,
+                    "failure": m.failure and m.failure.sentence,
+                }
+                for m in found
+            ]
+            trials.append(
+                {
+                    **row.model_dump(mode="json"),
+                    "label": row.knobs.label(),
+                    "measurements": measured,
+                }
+            )
+        return _answer({"trials": trials})
+
+    async def _history(self, request: web.Request) -> web.Response:
+        archive = self._daemon.parts.archive
+        events = await archive.call(archive.store.events, _limit(request))
+        return _answer({"events": [event(e) for e in events]})
+
+    async def _pins(self, _: web.Request) -> web.Response:
+        archive = self._daemon.parts.archive
+        return _answer(
+            {"pins": [pin.model_dump() for pin in await archive.call(archive.store.pins)]}
+        )
+
+    async def _config(self, _: web.Request) -> web.Response:
+        config = self._daemon.parts.config.model_dump(mode="json")
+        # environment values may be credentials of a model hub
+        config["engine"]["env"] = dict.fromkeys(config["engine"]["env"], "(hidden)")
+        return _answer({"config": config})
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        application, wanted = _text(body, "application"), _text(body, "profile")
+        parts = self._daemon.parts
+        store = parts.archive.store
+        known = await self._applications()
+        pin = await parts.archive.call(
+            store.set_pin, application, wanted, platform=parts.platform.digest, at=time.time()
+        )
+        sentence = f"{application} is pinned to {pin.profile}"
+        if application not in known:
+            sentence += (
+                f"; no request of {application!r} was seen yet "
+                f"(seen: {', '.join(sorted(known)) or 'none'})"
+            )
+        await self._daemon.say("pin", sentence)
+        return _answer({"pin": pin.model_dump(), "sentence": sentence})
+
+    async def _applications(self) -> set[str]:
+        return {r.application for r in self._daemon.parts.observer.since(0.0)}
+
+    async def _unpin(self, request: web.Request) -> web.Response:
+        application = request.match_info["application"]
+        archive = self._daemon.parts.archive
+        await archive.call(archive.store.unset_pin, application)
+        await self._daemon.say("pin", f"{application} is not pinned any more")
+        return _answer({"sentence": f"{application} is not pinned any more"})
+
+    async def _use(self, request: web.Request) -> web.Response:
+        sentence = await self._daemon.steward.use(_text(await _body(request), "profile"))
+        return _answer({"sentence": sentence})
+
+    async def _tune(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        classes = body.get("classes", [])
+        if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+            raise InvalidKnobsError('"classes" must be a list of class names.')
+        chosen = await self._daemon.steward.tune(classes, by_hand=True)
+        return _answer({"classes": list(chosen), "sentence": f"tuning {', '.join(chosen)}"})
+
+    async def _tune_stop(self, _: web.Request) -> web.Response:
+        sentence = await self._daemon.stop_tuning()
+        return _answer({"sentence": sentence})
+
+    async def _import(self, request: web.Request) -> web.Response:
+        parts = self._daemon.parts
+        raw = (await _body(request)).get("profile")
+        try:
+            given = Profile.model_validate(raw)
+        except ValueError as error:
+            raise InvalidKnobsError(f"This is not a profile: {error}") from error
+        # knobs must be startable here; what was measured elsewhere is no evidence here
+        parts.slot.plan(given.knobs, profile="import", purpose="serve")
+        profile = Profile(
+            knobs=given.knobs,
+            platform=parts.platform.digest,
+            workload=given.workload,
+            origin=Origin.IMPORT,
+            created_at=time.time(),
+        )
+        await parts.archive.call(parts.archive.store.put_profile, profile)
+        return _answer({"id": profile.id, "sentence": f"imported as {profile.id}"})
+
+    async def _stop(self, _: web.Request) -> web.Response:
+        self._daemon.post(Event.STOP_WANTED)
+        return _answer({"sentence": "tunerd stops"})
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except TunerError as error:
+        return _failure(error.http_status, error.message, error.hint, int(error.exit_code))
+    except web.HTTPException as error:
+        hint = "The read-only socket takes GET only; changes go to control.sock."
+        return _failure(error.status, f"{error.reason}: {request.path}", hint, 2)
+
+
+def _failure(code: int, message: str, hint: str, exit_code: int) -> web.Response:
+    body = {"v": 1, "error": {"message": message, "hint": hint, "exit_code": exit_code}}
+    return web.json_response(body, status=code)
+
+
+def _answer(body: dict[str, Any]) -> web.Response:
+    return web.json_response({"v": 1, **body})
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.read() or b"{}")
+    except ValueError as error:
+        raise InvalidKnobsError("The body is not JSON.") from error
+    if not isinstance(body, dict):
+        raise InvalidKnobsError("The body is not a JSON object.")
+    return body
+
+
+def _text(body: dict[str, Any], key: str) -> str:
+    value = body.get(key)
+    if not isinstance(value, str) or not value:
+        raise InvalidKnobsError(f'"{key}" must be a text.')
+    return value
+
+
+def _limit(request: web.Request) -> int:
+    text = request.query.get("limit", "100")
+    return min(int(text), MAX_LIMIT) if text.isdigit() else 100

@@ -1,0 +1,313 @@
+"""tunerd: the only writer of decisions. One queue of events, one mode, effects in order."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from profiles.errors import ConflictError, TunerError
+from profiles.profile import Profile
+from service.engine import EngineStartError
+from service.modes import Effect, Event, Mode, step
+from service.policy import switched, wanted
+from service.state import DEATHS, DEATHS_S, RETRY_FIRST_S, Parts, first_state
+from service.steward import Steward
+
+log = logging.getLogger(__name__)
+
+RETRY_MOST_S = 300.0
+QUARANTINE_S, QUARANTINE_MOST_S = 3600.0, 86400.0  # doubles each time
+
+
+class Daemon:
+    """Executes the mode table."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.state = first_state(parts)
+        self.steward = Steward(parts, self.state, post=self.post, say=self.say)
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._work: dict[str, asyncio.Task[None]] = {}
+        self._effects: dict[Effect, Callable[[], Awaitable[None]]] = {
+            Effect.CLOSE_GATE: lambda: parts.slot.hold(self.state.sentence, eta_s=parts.slot.eta_s),
+            Effect.OPEN_GATE: parts.slot.release,
+            Effect.REPLACE_ENGINE: self._replace,
+            Effect.RESTART_CURRENT: self._restart_current,
+            Effect.RESTORE_LAST_GOOD: self._restore_last_good,
+            Effect.RESTORE_DEFAULT: self._restore_default,
+            Effect.QUARANTINE_TARGET: self._quarantine,
+            Effect.COMMIT_TARGET: self._commit,
+            Effect.MARK_GOOD: self._mark_good,
+            Effect.BEGIN_TUNING: self._begin_tuning,
+            Effect.ABORT_TUNING: self._abort_tuning,
+            Effect.BEGIN_PROBATION: self._begin_probation,
+            Effect.SCHEDULE_RETRY: self._schedule_retry,
+            Effect.STOP_ALL: self._stop_all,
+        }
+
+    def post(self, event: Event) -> None:
+        """Tell the daemon what happened."""
+        self._events.put_nowait(event)
+
+    async def run(self) -> None:
+        """Live until stopped: boot, then one event after the other."""
+        self.parts.slot.on_death(self._engine_died)
+        self._start("records", self.parts.observer.pump)
+        self._start("policy", self.steward.watch)
+        self._start("boot", self._boot)
+        try:
+            while True:
+                event = await self._events.get()
+                if event is Event.STOPPED:
+                    return
+                await self._handle(event)
+        finally:
+            for task in self._work.values():
+                task.cancel()
+            await asyncio.gather(*self._work.values(), return_exceptions=True)
+
+    async def _handle(self, event: Event) -> None:
+        try:
+            mode, effects = step(self.state.mode, event)
+        except ConflictError as error:
+            log.warning("%s", error.message)  # a late event of a task that was overtaken
+            return
+        before, self.state.mode = self.state.mode, mode
+        if mode is not before:
+            log.info("mode %s -> %s on %s", before, mode, event)
+            self.state.since = time.time()
+        for effect in effects:
+            try:
+                await self._effects[effect]()
+            except TunerError as error:
+                log.exception("cannot %s", effect)
+                await self.say("error", f"Cannot {effect.replace('_', ' ')}: {error.sentence()}")
+
+    # --- boot -----------------------------------------------------------------------------------
+
+    async def _boot(self) -> None:
+        archive, slot, platform = self.parts.archive, self.parts.slot, self.parts.platform
+        await archive.call(archive.store.ensure_platform, platform, at=time.time())
+        await archive.call(archive.store.put_profile, self.state.default)
+        swept = await archive.call(
+            archive.store.sweep_open_trials, "tunerd ended during this trial", at=time.time()
+        )
+        if swept:
+            await self.say(
+                "recovery", f"{swept} trial was cut off by the end of tunerd; it is void"
+            )
+        state = self.state
+        state.target, state.target_why = await self._remembered()
+        record = await slot.adopt()
+        if record is None:
+            self.post(Event.NOTHING_RUNS)
+        elif record.purpose == "serve" and record.knobs == state.target.knobs.canonical():
+            await self.say("adopted", f"adopted the running engine, pid {record.pid}")
+            self.post(Event.ADOPTED)
+        else:
+            await self.say("recovery", f"the engine of an unfinished {record.purpose} is replaced")
+            self.post(Event.NOTHING_RUNS)
+
+    async def _remembered(self) -> tuple[Profile, str]:
+        archive, digest = self.parts.archive, self.parts.platform.digest
+        last = await archive.call(archive.store.in_force)
+        if last is None:
+            return self.state.default, "your own configuration"
+        try:
+            profile = await archive.call(archive.store.profile, last.profile)
+            self.parts.slot.plan(profile.knobs, profile=profile.id, purpose="serve")
+        except TunerError:
+            return self.state.default, "the profile of last time does not fit this configuration"
+        banned = await archive.call(archive.store.quarantined, digest, time.time())
+        if profile.platform != digest or profile.knobs.digest() in {q.knobs for q in banned}:
+            return self.state.default, "the profile of last time does not fit this platform"
+        return profile, last.why
+
+    # --- engine ---------------------------------------------------------------------------------
+
+    async def _replace(self) -> None:
+        self._start("engine", self._replace_engine)
+
+    async def _replace_engine(self) -> None:
+        slot, target = self.parts.slot, self.state.target
+        if self.state.mode is Mode.DRAINING and slot.runs(target.knobs):
+            slot.keep(profile=target.id)  # a trial left the very engine that is wanted
+            self.post(Event.ENGINE_READY)
+            return
+        try:
+            await slot.replace(
+                target.knobs,
+                profile=target.id,
+                purpose="serve",
+                drained=lambda: self.post(Event.DRAINED),
+            )
+        except EngineStartError as error:
+            await self.say("start_failed", f"{target.knobs.label()}: {error.failure.sentence}")
+            self.post(Event.START_FAILED)
+        except TunerError as error:
+            await self.say("start_failed", f"{target.knobs.label()}: {error.sentence()}")
+            self.post(Event.START_FAILED)
+        else:
+            self.post(Event.ENGINE_READY)
+
+    def _engine_died(self) -> None:
+        now = time.monotonic()
+        self.state.deaths.append(now)
+        many = len(self.state.deaths) == DEATHS and now - self.state.deaths[0] < DEATHS_S
+        engine = self.parts.slot.engine
+        failure = engine.failure(phase="serve").sentence if engine is not None else "unknown"
+        log.warning("engine died: %s", failure)
+        self._start("obituary", lambda: self.say("engine_died", f"the engine died: {failure}"))
+        self.post(Event.ENGINE_KEEPS_DYING if many else Event.ENGINE_DIED)
+
+    async def _restart_current(self) -> None:
+        self.state.target, self.state.target_why = self.state.in_force, self.state.why
+        await self._replace()
+
+    async def _restore_last_good(self) -> None:
+        good = self.state.last_good
+        if good.knobs == self.state.target.knobs:
+            good = self.state.default
+        self.state.target, self.state.target_why = good, "the last good profile was restored"
+        self.state.manual = None
+        await self._replace()
+
+    async def _restore_default(self) -> None:
+        self.state.target, self.state.target_why = (
+            self.state.default,
+            "your configuration was restored",
+        )
+        self.state.manual = None
+        await self._replace()
+
+    async def _quarantine(self) -> None:
+        archive, bad = self.parts.archive, self.state.target
+        if bad.knobs == self.state.default.knobs:
+            return
+        digest = self.parts.platform.digest
+        count = await archive.call(archive.store.quarantine_count, digest, bad.knobs)
+        seconds = min(QUARANTINE_S * 2**count, QUARANTINE_MOST_S)
+        await archive.call(
+            archive.store.quarantine,
+            bad.knobs,
+            platform=digest,
+            reason=self.state.sentence,
+            at=time.time(),
+            until=time.time() + seconds,
+            profile=bad.id,
+        )
+        hours = seconds / 3600
+        await self.say("quarantine", f"{bad.knobs.label()} is not used for {hours:g} h")
+
+    async def _commit(self) -> None:
+        state, archive = self.state, self.parts.archive
+        if state.in_force.id != state.target.id or state.mode is not Mode.SERVING:
+            await self.say(
+                "switch", f"{state.target.knobs.label()} is in force: {state.target_why}"
+            )
+        state.in_force, state.why = state.target, state.target_why
+        state.ledger = switched(state.ledger, time.time())
+        state.retry_s = RETRY_FIRST_S
+        await archive.call(archive.store.put_profile, state.in_force)
+        await archive.call(
+            archive.store.set_in_force, state.in_force.id, why=state.why, at=time.time()
+        )
+
+    async def _mark_good(self) -> None:
+        self.state.last_good = self.state.in_force
+
+    async def _begin_probation(self) -> None:
+        self.state.switched_at = time.time()
+
+    async def _schedule_retry(self) -> None:
+        delay = self.state.retry_s
+        self.state.retry_s = min(delay * 2, RETRY_MOST_S)
+        await self.say("degraded", f"no engine starts; the next try is in {delay:g} s")
+
+        async def retry() -> None:
+            await asyncio.sleep(delay)
+            self.post(Event.RETRY_DUE)
+
+        self._start("retry", retry)
+
+    async def _stop_all(self) -> None:
+        for name in ("boot", "policy", "retry", "tuning", "engine"):
+            await self._cancel(name)
+        if self.parts.leave_engine:
+            await self.parts.slot.forget()
+        else:
+            await self.parts.slot.stop()
+        self.post(Event.STOPPED)
+
+    # --- tuning ---------------------------------------------------------------------------------
+
+    async def _begin_tuning(self) -> None:
+        self._start("tuning", self._tune)
+
+    async def _tune(self) -> None:
+        state = self.state
+        try:
+            await self.say("tuning", f"tuning {', '.join(state.tuning)}")
+            await self.parts.lab.tune(
+                self.parts.platform, state.tuning, self.parts.observer.seen, self.steward.paused
+            )
+        except TunerError as error:
+            await self.say("tuning", f"cannot tune: {error.sentence()}")
+        except asyncio.CancelledError:
+            await asyncio.shield(self.say("tuning", "tuning was stopped; its rows are kept"))
+            raise
+        finally:
+            state.tuned_at = time.time()
+            await asyncio.shield(self._choose_after_tuning())
+            self.post(Event.TUNE_ENDED)
+
+    async def _choose_after_tuning(self) -> None:
+        """A restart is due anyway: take what serves best now, whatever a restart would cost."""
+        state = self.state
+        try:
+            facts = await self.steward.facts()
+        except TunerError:
+            state.target, state.target_why = state.in_force, state.why
+        else:
+            state.target, state.target_why, _ = wanted(facts, self.parts.config.policy)
+
+    async def stop_tuning(self) -> str:
+        """End the session; its rows are kept and the next one goes on from them.
+
+        Raises:
+            ConflictError: none runs.
+        """
+        if self.state.mode is not Mode.TUNING:
+            raise ConflictError("Nothing is being tuned.")
+        self.post(Event.SWITCH_WANTED)
+        return "tuning stops; its rows are kept"
+
+    async def _abort_tuning(self) -> None:
+        await self._cancel("tuning")
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    async def say(self, kind: str, sentence: str) -> None:
+        """One event for the history, one line for the log."""
+        self.state.sentence = sentence
+        log.info("%s: %s", kind, sentence)
+        await self.parts.archive.event(kind, sentence)
+
+    def _start(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        async def guarded() -> None:
+            try:
+                await function()
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                # a dead side task must not be silent; the supervisor restarts us
+                log.exception("task %s died", name)
+                self.post(Event.STOP_WANTED)
+
+        self._work[name] = asyncio.create_task(guarded(), name=name)
+
+    async def _cancel(self, name: str) -> None:
+        task = self._work.pop(name, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

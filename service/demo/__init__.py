@@ -1,0 +1,1 @@
+"""The demo model pair, what deepens it, and prompts to drive it."""

@@ -1,0 +1,45 @@
+"""The fingerprint of this machine under this configuration."""
+
+import asyncio
+import os
+
+from profiles.platform import Platform, cpu_model, drafter_identity, fingerprint, revision_of
+from tuner.config import Config
+from tuner.nvml import gpus as nvml_gpus
+
+
+async def platform_of(config: Config, vllm: str) -> Platform:
+    """The platform: what of hardware, engine, model and drafters moves tok/s."""
+    gpus = await asyncio.to_thread(nvml_gpus)
+    engine = config.engine
+    drafters = {
+        drafter.name: drafter_identity(
+            drafter, revision_of(drafter.model, drafter.revision) if drafter.model else None
+        )
+        for drafter in config.drafters
+    }
+    length = argument(engine.args, "--max-model-len")
+    return fingerprint(
+        vllm=vllm,
+        model=engine.model,
+        model_revision=revision_of(engine.model, argument(engine.args, "--revision")),
+        drafters=drafters,
+        dtype=argument(engine.args, "--dtype") or "auto",
+        max_model_len=int(length) if length is not None and length.isdigit() else None,
+        gpu=gpus[0].name if gpus else None,
+        gpu_count=len(gpus),
+        gpu_memory_mib=gpus[0].memory_mib if gpus else None,
+        driver=gpus[0].driver if gpus else None,
+        cpu=cpu_model(),
+        cpu_cores=os.cpu_count(),
+    )
+
+
+def argument(args: tuple[str, ...], flag: str) -> str | None:
+    """The value of a flag on a command line, given as `--flag value` or `--flag=value`."""
+    for index, arg in enumerate(args):
+        if arg == flag and index + 1 < len(args):
+            return args[index + 1]
+        if arg.startswith(f"{flag}="):
+            return arg.removeprefix(f"{flag}=")
+    return None

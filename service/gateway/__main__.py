@@ -1,0 +1,35 @@
+"""`python -m service.gateway --config FILE`."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+from profiles.errors import ExitCode, TunerError
+from service.gateway.listener import inherited
+from service.gateway.server import serve
+from tuner.config_file import load
+
+
+def main() -> int:
+    """Run the gateway; its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m service.gateway", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="the configuration file")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    try:
+        config = load(arguments.config)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config, inherited(os.environ, os.getpid())))
+    except TunerError as error:
+        sys.stderr.write(f"{error.sentence()}\n")
+        return error.exit_code
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Request bodies: read up to a cap, sent on without stopping the loop."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from service.gateway.errors import BadRequestError, ClientGoneError, TooLargeError
+
+MIB = 1024 * 1024
+SLICE_BYTES = 256 * 1024
+
+
+async def read(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        TooLargeError: it is, or says it is, above `limit` bytes.
+        BadRequestError: its framing is broken.
+        ClientGoneError: the client left.
+    """
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    expect = request.headers.get("Expect", "")
+    if expect.lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer proper has not begun
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while chunk := await request.content.readany():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            chunks.append(chunk)
+    except (aiohttp.ClientError, web.RequestPayloadError) as error:
+        raise BadRequestError("The request body ended early or is badly framed.") from error
+    except ConnectionError as error:
+        raise ClientGoneError from error
+    return b"".join(chunks)
+
+
+def payload(body: bytes) -> bytes | AsyncIterator[bytes] | None:
+    """A body for aiohttp's client; large ones in slices, each with its turn of the loop."""
+    if len(body) <= SLICE_BYTES:
+        return body or None
+    return _slices(body)
+
+
+async def _slices(body: bytes) -> AsyncIterator[bytes]:
+    view = memoryview(body)
+    for start in range(0, len(body), SLICE_BYTES):
+        yield bytes(view[start : start + SLICE_BYTES])
+
+
+def _too_large(limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"The request body is above {limit // MIB} MiB.",
+        hint="Send less, or raise gateway.max_body_mib.",
+    )

@@ -1,0 +1,92 @@
+"""One request from arrival to record."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from service.gateway import headers, shape, sse
+from service.gateway.gate import Engine, Ticket
+from service.gateway.ledger import Record
+
+CLIENT_GONE_STATUS = 499  # nginx's; nobody receives it
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Call:
+    """What is known of one request while it is served."""
+
+    request: web.BaseRequest
+    task: asyncio.Task[object]
+    arrived: float  # monotonic, as all times here
+    application: str
+    request_id: str
+    endpoint: str = ""
+    body: bytes = b""
+    inspection: shape.Inspection | None = None
+    ticket: Ticket | None = None
+    awake: asyncio.Event = field(default_factory=asyncio.Event)
+    cutting: bool = False  # our cancellation, not the client's leaving
+    engine: Engine | None = None  # last one it was sent to
+    sent: float | None = None
+    first: float | None = None  # first chunk of a stream
+    response: web.StreamResponse | None = None  # once its headers are on their way
+    streaming: bool = False
+    tail: sse.Tail = field(default_factory=sse.Tail)
+    output_bytes: int = 0
+    status: int = CLIENT_GONE_STATUS
+    outcome: str | None = None
+
+    @property
+    def generates(self) -> bool:
+        """Whether it draws tokens: then it has a class and a record."""
+        return self.request.method == "POST" and self.endpoint in shape.GENERATION
+
+    @property
+    def held_s(self) -> float:
+        """Seconds that it waited so far."""
+        return 0.0 if self.ticket is None else self.ticket.held_s
+
+    def end(self, outcome: str, status: int | None = None) -> None:
+        """Settle the outcome; the first one counts."""
+        if self.outcome is None:
+            self.outcome = outcome
+            if status is not None:
+                self.status = status
+
+    def record(self, now: float) -> Record | None:
+        """The record of a request that is over; None when it has no class."""
+        if not self.generates:
+            return None
+        seen = self.inspection or shape.Inspection(
+            shape=shape.unread(self.endpoint, len(self.body))
+        )
+        counted = sse.usage(self.tail.bytes())
+        return Record(
+            at=time.time(),
+            application=self.application,
+            request_class=str(seen.request_class),
+            endpoint=self.endpoint,
+            stream=seen.shape.stream,
+            status=self.status,
+            outcome=self.outcome or "client_gone",
+            prompt_tokens=None if counted is None else counted.prompt_tokens,
+            completion_tokens=None if counted is None else counted.completion_tokens,
+            output_bytes=self.output_bytes,
+            ttft_s=None if self.first is None or self.sent is None else self.first - self.sent,
+            duration_s=now - self.arrived,
+            held_s=self.held_s,
+            profile=None if self.engine is None else self.engine.profile,
+            engine_token=None if self.engine is None else self.engine.token,
+            plain=seen.shape.refuses_speculation,
+        )
+
+
+def upstream_headers(call: Call) -> headers.Pairs:
+    """The headers that the engine gets."""
+    pairs = headers.for_engine(call.request.headers.items())
+    pairs.append(("X-Request-Id", call.request_id))
+    if call.body or call.request.method in {"POST", "PUT", "PATCH"}:
+        pairs.append(("Content-Length", str(len(call.body))))
+    return pairs

@@ -1,0 +1,155 @@
+"""P: the gateway's own answers: OpenAI envelopes plus `"src": "tunerd"`."""
+
+import json
+import math
+from typing import ClassVar
+
+from profiles.errors import TunerError
+
+DEFAULT_RETRY_S = 5.0  # when nobody has said how long the engine will take
+# OpenAI's and Anthropic's SDKs honour Retry-After only up to 60 s, else they back off themselves
+MAX_RETRY_S = 60.0
+
+
+class ClientGoneError(Exception):
+    """The client's connection broke: there is nobody to answer."""
+
+
+class ApiError(TunerError):
+    """The gateway answers this request itself."""
+
+    outcome: ClassVar[str] = "bad_request"
+    kind: ClassVar[str] = "invalid_request_error"  # the envelope's `type`
+    close: ClassVar[bool] = False  # whether the connection is of no further use
+    retry_after_s: float | None = None
+
+    def body(self) -> bytes:
+        """The envelope as JSON."""
+        return envelope(self.sentence(), kind=self.kind, code=self.http_status)
+
+    def headers(self) -> dict[str, str]:
+        """Headers that tell the SDKs whether and when to try again."""
+        if self.retry_after_s is None:
+            return {}
+        wait_s = retry_after(self.retry_after_s)
+        return {
+            "Retry-After": str(wait_s),
+            "retry-after-ms": str(wait_s * 1000),
+            "x-should-retry": "true",
+        }
+
+
+class BadRequestError(ApiError):
+    """The request is malformed."""
+
+    http_status = 400
+
+
+class UnknownPathError(ApiError):
+    """There is no such endpoint here."""
+
+    hint = "Only paths below /v1/ are served, and /health."
+    http_status = 404
+    kind = "not_found_error"
+
+
+class MethodError(ApiError):
+    """This method is not forwarded."""
+
+    http_status = 405
+
+
+class TooLargeError(ApiError):
+    """The request body is too large."""
+
+    http_status = 413
+    close = True
+
+
+class WebSocketError(ApiError):
+    """WebSocket connections are not forwarded."""
+
+    http_status = 501
+
+
+class RetryError(ApiError):
+    """The engine cannot take this request now."""
+
+    http_status = 503
+    kind = "service_unavailable"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = DEFAULT_RETRY_S if retry_after_s is None else retry_after_s
+
+
+class HoldFullError(RetryError):
+    """The engine is being replaced and too many requests are waiting for it."""
+
+    outcome = "hold_full"
+
+
+class HoldTimeoutError(RetryError):
+    """The engine was not ready in time."""
+
+    outcome = "hold_timeout"
+
+
+class StoppingError(RetryError):
+    """The gateway is stopping."""
+
+    outcome = "cut"
+    close = True
+
+
+class CutError(RetryError):
+    """The engine was stopped before it answered."""
+
+    outcome = "cut"
+
+
+class NoEngineError(RetryError):
+    """The engine went away before it answered, more than once."""
+
+    http_status = 502
+    outcome = "no_engine"
+    kind = "bad_gateway"
+
+
+class EngineTimeoutError(ApiError):
+    """The engine was silent for too long."""
+
+    http_status = 504
+    outcome = "timeout"
+    kind = "timeout_error"
+
+
+class DefectError(ApiError):
+    """The gateway failed on this request."""
+
+    http_status = 500
+    outcome = "engine_error"
+    kind = "internal_error"
+    close = True
+
+
+def retry_after(wait_s: float) -> int:
+    """Whole seconds that an SDK honours; a number that is none becomes the default."""
+    if not math.isfinite(wait_s):
+        wait_s = DEFAULT_RETRY_S
+    return math.ceil(min(max(wait_s, 1.0), MAX_RETRY_S))
+
+
+def envelope(message: str, *, kind: str, code: int) -> bytes:
+    """The OpenAI error object, naming us as the component that made it."""
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    return json.dumps({"error": error, "src": "tunerd"}).encode()
+
+
+def event(message: str, *, kind: str, code: int) -> bytes:
+    """The same as a server-sent event: all that is left once 200 has been sent.
+
+    It starts with a blank line, because the engine may have died within an event.
+    """
+    return b"\n\ndata: " + envelope(message, kind=kind, code=code) + b"\n\n"

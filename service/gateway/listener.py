@@ -1,0 +1,112 @@
+"""Listening sockets: inherited as systemd passes them, or bound here."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from profiles.errors import BusyError, ConfigError, UnavailableError
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+BACKLOG = 1024
+
+
+def inherited(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
+    """The socket on fd 3 if the environment says that it is ours; the variables are consumed.
+
+    Raises:
+        UnavailableError: fd 3 is not one listening stream socket.
+    """
+    count = environ.pop("LISTEN_FDS", None)
+    owner = environ.pop("LISTEN_PID", None)
+    environ.pop("LISTEN_FDNAMES", None)
+    if count is None or (owner is not None and owner != str(pid)):
+        return None
+    if count != "1":
+        raise UnavailableError(
+            f"LISTEN_FDS is {count}, but the gateway takes one socket.",
+            hint="Pass exactly one listening stream socket as fd 3.",
+        )
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(FIRST_FD).st_mode)
+    except OSError:
+        is_socket = False
+    if is_socket:
+        os.set_inheritable(FIRST_FD, False)
+        found = socket.socket(fileno=FIRST_FD)
+        if found.type == socket.SOCK_STREAM and found.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            found.setblocking(False)
+            return found
+        found.detach()
+    raise UnavailableError(
+        "File descriptor 3 is not a listening stream socket.",
+        hint="Unset LISTEN_FDS to let the gateway bind its own.",
+    )
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A new listening socket.
+
+    Raises:
+        UnavailableError: the address cannot be used.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            message = f"Cannot listen on {host}:{port}: another program does."
+        else:
+            message = f"Cannot listen on {host}:{port}: {error.strerror}."
+        raise UnavailableError(
+            message, hint="Stop that program or set gateway.listen to another port."
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def private(path: Path) -> socket.socket:
+    """A unix socket that only this user can open; a dead one in its place is removed.
+
+    Raises:
+        BusyError: somebody listens there.
+        ConfigError: the path cannot hold a socket.
+    """
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass
+        except OSError as error:
+            raise _unusable(path, error) from error
+        else:
+            raise BusyError(
+                f"Another gateway listens on {path}.",
+                hint="Stop it, or give this one another runtime_dir.",
+            )
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        path.unlink(missing_ok=True)
+        old = os.umask(0o177)  # no moment at which others could connect
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _unusable(path, error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"Cannot create the socket {path}: {error.strerror or error}.",
+        hint="Set runtime_dir to a short path that this user can write to.",
+    )

@@ -1,0 +1,163 @@
+"""The lab: prepares and runs tuning sessions."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from profiles import presets
+from profiles.classes import RequestClass, WorkloadClass
+from profiles.errors import ConflictError, UnavailableError
+from profiles.platform import Platform
+from service.archive import Archive
+from service.gateway_client import GatewayClient
+from service.slot import Slot
+from service.traffic import ClassTraffic
+from service.trial import ClassPlan, TrialRunner
+from service.tuning import Progress, Study, TuningSession
+from tuner.config import Config
+from tuner.corpus import synthetic_requests
+from tuner.design import Start, design
+from tuner.flags import accepted_flags
+from tuner.paths import Paths
+from tuner.promotion import Verdict
+from tuner.replay import ReplayRequest
+from tuner.space import Space, build_space
+from tuner.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+MIN_SAMPLES = 8  # fewer live samples than this and the replay is synthetic
+SYNTHETIC = 32  # requests
+# lengths of a class that nobody has seen yet, tokens
+TYPICAL_PROMPT, TYPICAL_OUTPUT = 256, 128
+TYPICAL_CONCURRENCY = {"single": 1, "low": 4, "mid": 16, "high": 48}
+MAX_OUTPUT = 256  # replayed answers are cut here: a block must hold many requests
+
+
+class Lab:
+    """Builds the study of a session from configuration, vLLM, traffic and store."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        *,
+        slot: Slot,
+        archive: Archive,
+        gateway: GatewayClient,
+        telemetry: Telemetry,
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._slot = slot
+        self._archive = archive
+        self._gateway = gateway
+        self._telemetry = telemetry
+        self._session: TuningSession | None = None
+
+    @property
+    def progress(self) -> Progress | None:
+        """Where the session is; None when none has run."""
+        return None if self._session is None else self._session.progress
+
+    async def tune(
+        self,
+        platform: Platform,
+        workloads: Sequence[str],
+        seen: dict[str, ClassTraffic],
+        pause: Callable[[], Awaitable[str | None]],
+    ) -> dict[str, Verdict]:
+        """Tune these classes together: each engine start is measured for all of them.
+
+        Raises:
+            UnavailableError: vLLM cannot be asked what it accepts.
+        """
+        self._session = None
+        config = self._config
+        plans = [await self._plan(workload, seen.get(workload)) for workload in workloads]
+        space = await self._space()
+        warm = await self._warm_starts(platform, space)
+        study = Study(
+            name="+".join(sorted(workloads)),
+            platform=platform.digest,
+            tuning=config.tuning,
+            space=space,
+            design=design(space, config.engine.default, warm, size=max(2, config.tuning.trials)),
+            default=config.engine.default,
+        )
+        runner = TrialRunner(self._slot, self._archive, self._telemetry, config.tuning)
+        self._session = TuningSession(study, plans, runner, self._archive, pause)
+        return await self._session.run()
+
+    async def _space(self) -> Space:
+        config = self._config
+        info = await accepted_flags(config.engine.command, config.engine.env, self._paths.flags)
+        space = build_space(
+            config.tuning.space,
+            config.drafter_map,
+            info.flags,
+            config.engine.default,
+            choices=info.choices,
+        )
+        for sentence in space.dropped:
+            log.info("not searched: %s", sentence)
+        if len(space.points()) < 2:
+            raise ConflictError(
+                "There is nothing to search.",
+                hint="Configure a drafter or candidate values in [tuning.space].",
+            )
+        return space
+
+    async def _plan(self, workload: str, traffic: ClassTraffic | None) -> ClassPlan:
+        parsed = WorkloadClass.parse(workload)
+        if traffic is None:
+            concurrency = TYPICAL_CONCURRENCY[parsed.load]
+        else:
+            concurrency = max(1, round(traffic.concurrency))
+        live = await self._live(parsed.request)
+        if len(live) >= MIN_SAMPLES:
+            return ClassPlan(
+                workload=workload, concurrency=concurrency, requests=live, samples="live"
+            )
+        if self._slot.engine is None:
+            raise UnavailableError("No engine runs that could name its model.")
+        model, _ = await self._slot.engine.client.model()
+        requests = await asyncio.to_thread(
+            synthetic_requests,
+            parsed.request,
+            prompt_tokens=TYPICAL_PROMPT if traffic is None else max(1, traffic.prompt_tokens),
+            max_tokens=min(
+                MAX_OUTPUT, TYPICAL_OUTPUT if traffic is None else max(1, traffic.output_tokens)
+            ),
+            n=SYNTHETIC,
+            seed=self._config.tuning.seed,
+            model=model,
+        )
+        return ClassPlan(
+            workload=workload, concurrency=concurrency, requests=requests, samples="synthetic"
+        )
+
+    async def _live(self, request: RequestClass) -> list[ReplayRequest]:
+        if self._config.tuning.sampling == "off":
+            return []
+        samples = await self._gateway.samples(str(request))
+        return [ReplayRequest(endpoint=s["endpoint"], body=s["body"]) for s in samples]
+
+    async def _warm_starts(self, platform: Platform, space: Space) -> list[Start]:
+        """Winners of other classes here, then published configurations; starts, not beliefs."""
+        warm: list[Start] = []
+        for workload, profile in (await self._archive.promoted(platform.digest)).items():
+            warm.append(Start(knobs=profile.knobs, why=f"won {workload} on this machine"))
+        for drafter in self._config.drafters:
+            for length in presets.warm_starts(
+                presets.load(),
+                method=drafter.method,
+                limit=2,
+                gpu=platform.gpu,
+                longest=drafter.max_draft_length,
+            ):
+                knobs = self._config.engine.default.model_copy(
+                    update={"drafter": drafter.name, "draft_length": length}
+                )
+                warm.append(Start(knobs=knobs, why=f"published for {drafter.method}"))
+        return [start for start in warm if space.contains(start.knobs)]

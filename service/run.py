@@ -1,0 +1,187 @@
+"""`tuner run`: gateway and tunerd in the foreground, each restarted when it dies.
+
+The listening socket is bound here and handed down, so that a gateway that is restarted refuses
+no connection.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from profiles.errors import ExitCode, TunerError, UnavailableError
+from service.logs import configure
+from tuner.config import Config
+from tuner.config_file import load
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+OKAY_S = 10.0  # a child that lived shorter has failed to start
+RESTART_S = 0.5
+GIVE_UP = 5  # failed starts in a row
+STOP_GRACE_S = 30.0  # beyond drain and engine stop
+# statuses that a restart cannot mend
+FINAL = frozenset({ExitCode.UNAVAILABLE, ExitCode.STORE, ExitCode.BUSY, ExitCode.CONFIG})
+
+
+@dataclass(kw_only=True)
+class Child:
+    """One supervised process."""
+
+    name: str
+    command: list[str]
+    listener: int | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    due: float = field(default_factory=time.monotonic)
+
+    def start(self) -> None:
+        """Spawn it in a session of its own: the terminal's Ctrl-C is ours to pass on."""
+        handed = [] if self.listener is None else ["--listen", str(self.listener)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service.child", *handed, "--", *self.command],
+            pass_fds=() if self.listener is None else (self.listener,),
+            start_new_session=True,
+        )
+        self.started = time.monotonic()
+
+    def stop(self, timeout_s: float) -> None:
+        """SIGTERM, then SIGKILL after the timeout."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not stop within %g s, killed", self.name, timeout_s)
+            self.process.kill()
+            self.process.wait()
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; the exit status is one of `profiles.errors.ExitCode`."""
+    parser = argparse.ArgumentParser(prog="tuner run", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument(
+        "--leave-engine", action="store_true", help="keep the engine running after the stop"
+    )
+    options = parser.parse_args()
+    configure()
+    try:
+        config = load(options.config)
+        listener = bind(config)
+    except TunerError as error:
+        sys.stderr.write(f"tuner: {error.sentence()}\n")
+        return int(error.exit_code)
+    return supervise(config, options.config.absolute(), listener, leave=options.leave_engine)
+
+
+def bind(config: Config) -> socket.socket:
+    """The listening socket of the gateway.
+
+    Raises:
+        UnavailableError: somebody else listens there, or it is not ours to listen on.
+    """
+    host, port = config.gateway.host_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        used = error.errno == errno.EADDRINUSE
+        reason = "is in use" if used else f"cannot be used: {error.strerror}"
+        raise UnavailableError(
+            f"The address {config.gateway.listen} {reason}.",
+            hint="Stop what listens there (`ss -ltnp`), or set gateway.listen to another port.",
+        ) from error
+    return listener
+
+
+def supervise(config: Config, file: Path, listener: socket.socket, *, leave: bool) -> int:
+    """Keep both children running until a signal comes."""
+    python = sys.executable
+    daemon_options = ["--leave-engine"] if leave else []
+    gateway = Child(
+        name="gateway",
+        command=[python, "-m", "service.gateway", "--config", str(file)],
+        listener=listener.fileno(),
+    )
+    daemon = Child(
+        name="tunerd", command=[python, "-m", "service", "--config", str(file), *daemon_options]
+    )
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    stopped: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if number != signal.SIGCHLD:
+            stopped.append(number)
+        try:
+            os.write(wake_write, b".")
+        except BlockingIOError:
+            return  # it is awake
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, on_signal)
+    log.info("listening on http://%s/v1", config.gateway.listen)
+    status = 0
+    try:
+        while not stopped:
+            for child in (gateway, daemon):
+                status = _tend(child)
+                if status:
+                    return status
+            timeout = max(0.05, min(c.due for c in (gateway, daemon)) - time.monotonic())
+            ready, _, _ = select.select([wake_read], [], [], min(timeout, 1.0))
+            if ready:
+                os.read(wake_read, 4096)
+    finally:
+        drain_s = config.gateway.drain_s + config.engine.stop_timeout_s + STOP_GRACE_S
+        daemon.stop(drain_s)  # first: it drains through the gateway
+        gateway.stop(STOP_GRACE_S)
+        listener.close()
+    return 0
+
+
+def _tend(child: Child) -> int:
+    """Start or restart a child if it is due; a status other than 0 ends everything."""
+    now = time.monotonic()
+    if child.process is not None:
+        code = child.process.poll()
+        if code is None:
+            return 0
+        lived = now - child.started
+        child.process = None
+        if code in FINAL:
+            return code
+        if code == 0 and child.name == "tunerd":
+            log.info("tunerd was asked to stop")
+            return -1  # `tuner stop`: an orderly end of everything
+        child.failures = child.failures + 1 if lived < OKAY_S else 0
+        if child.failures >= GIVE_UP:
+            log.error("%s died %d times in a row, status %s", child.name, child.failures, code)
+            return int(ExitCode.INTERNAL)
+        child.due = now + RESTART_S * 2**child.failures
+        log.warning("%s ended with status %s after %.0f s, restarting", child.name, code, lived)
+    if now >= child.due:
+        child.start()
+        child.due = now + 3600.0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(max(main(), 0))

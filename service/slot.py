@@ -1,0 +1,209 @@
+"""The slot: the one owner of the running engine and of the gate in front of it."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from profiles.errors import UnavailableError
+from profiles.knobs import Knobs, render
+from service.engine import Engine, LaunchPlan, reap
+from service.engine_record import EngineRecord
+from service.gateway_client import EngineRoute, GatewayClient
+from tuner.config import Config
+from tuner.paths import Paths
+
+log = logging.getLogger(__name__)
+
+FIRST_START_S = 60.0  # guess for Retry-After until one start has been seen
+# a hold ends by itself this long after the expected end if tunerd dies meanwhile
+HOLD_GRACE_S = 120.0
+GATEWAY_RETRY_S = 0.5
+
+
+class Slot:
+    """Replaces engines: hold new requests, drain running ones, stop, start, canary, release."""
+
+    def __init__(self, config: Config, paths: Paths, gateway: GatewayClient) -> None:
+        self.engine: Engine | None = None
+        self.last_start_s: float | None = None
+        self.restarts = 0
+        self._config = config
+        self._paths = paths
+        self._gateway = gateway
+        self._on_death: Callable[[], None] | None = None
+        self._lock = asyncio.Lock()  # one replacement at a time; owners are the mode table's tasks
+
+    def on_death(self, callback: Callable[[], None]) -> None:
+        """Call this whenever an engine ends without having been asked to."""
+        self._on_death = callback
+
+    @property
+    def eta_s(self) -> float:
+        """Expected seconds of an engine start."""
+        return self.last_start_s or FIRST_START_S
+
+    def plan(self, knobs: Knobs, *, profile: str, purpose: str) -> LaunchPlan:
+        """The launch of these knobs under this configuration."""
+        engine = self._config.engine
+        rendered = render(knobs, self._config.drafter_map)
+        return LaunchPlan(
+            command=(*engine.command, "--model", engine.model, *engine.args, *rendered.args),
+            env={
+                # one compile cache per drafter and draft length: vLLM's cache key lacks the draft
+                # length and a shared cache can crash or mis-size the engine (vllm#53366)
+                "VLLM_CACHE_ROOT": str(self._paths.cache / "vllm" / self._cache_key(knobs)),
+                **engine.env,
+                **rendered.env,
+            },
+            profile=profile,
+            purpose=purpose,
+            knobs=knobs,
+            run=self._paths.run,
+            logs=self._paths.logs,
+            record_path=self._paths.engine_record,
+            start_timeout_s=engine.start_timeout_s,
+            stall_timeout_s=engine.stall_timeout_s,
+        )
+
+    async def adopt(self) -> EngineRecord | None:
+        """Take over the engine that an earlier daemon left, or clear away what is left of it."""
+        record = await asyncio.to_thread(EngineRecord.read, self._paths.engine_record)
+        if record is None:
+            return None
+        self.engine = await Engine.adopt(record)
+        if self.engine is None:
+            left = await reap(record)
+            log.info("engine gone token=%s processes_reaped=%d", record.token, left)
+            return None
+        self.last_start_s = record.ready_s
+        self._watch(self.engine)
+        return record
+
+    async def replace(
+        self,
+        knobs: Knobs,
+        *,
+        profile: str,
+        purpose: str,
+        drained: Callable[[], None] | None = None,
+    ) -> Engine:
+        """Put an engine with these knobs in place of the running one; the gate stays closed.
+
+        Raises:
+            EngineStartError: the new engine did not come up; the slot is empty.
+        """
+        async with self._lock:
+            plan = self.plan(knobs, profile=profile, purpose=purpose)
+            await self.hold(f"the engine is replaced by {knobs.label()}", eta_s=self.eta_s)
+            await self.drain()
+            if drained is not None:
+                drained()
+            await self._stop_engine()
+            # nobody is routed anywhere: what is still in flight was cut
+            await self.hold(f"{knobs.label()} starts", eta_s=self.eta_s)
+            self.restarts += 1
+            self.engine = await Engine.launch(plan)
+            self.last_start_s = self.engine.record.ready_s
+            self._watch(self.engine)
+            return self.engine
+
+    def runs(self, knobs: Knobs) -> bool:
+        """Whether an engine with these knobs is in the slot and alive."""
+        return (
+            self.engine is not None
+            and not self.engine.ended.is_set()
+            and self.engine.knobs == knobs
+        )
+
+    def keep(self, *, profile: str) -> None:
+        """Make the engine of a trial the one that serves a profile."""
+        if self.engine is not None:
+            self.engine.record = replace(self.engine.record, profile=profile, purpose="serve")
+            self.engine.record.write(self._paths.engine_record)
+
+    async def drain(self) -> None:
+        """Let running requests finish until the deadline, then cut what is left."""
+        deadline_s = self._config.gateway.drain_s
+        if self.engine is None or self.engine.ended.is_set():
+            deadline_s = 0.5  # nobody is left to finish them; the gateway sees the broken pipes
+        try:
+            if await self._gateway.drain(deadline_s) > 0:
+                cut = await self._gateway.cut()
+                log.warning("drain deadline passed cut=%d deadline_s=%g", cut, deadline_s)
+        except UnavailableError as error:
+            log.warning("cannot drain: %s", error.message)
+
+    async def quiet(self, deadline_s: float) -> bool:
+        """Hold new requests and wait for running ones; False when some still run."""
+        await self.hold("a measurement runs", eta_s=deadline_s)
+        try:
+            return await self._gateway.drain(deadline_s) == 0
+        except UnavailableError:
+            return False
+
+    async def hold(self, reason: str, *, eta_s: float) -> None:
+        """Close the gate: new requests wait in the gateway."""
+        await self._route("hold", reason, eta_s=eta_s, ttl_s=eta_s + HOLD_GRACE_S)
+
+    async def release(self, reason: str = "") -> None:
+        """Open the gate to the engine in the slot; without one it stays closed."""
+        if self.engine is not None and not self.engine.ended.is_set():
+            await self._route("open", reason)
+
+    async def stop(self) -> None:
+        """Stop the engine, with the gate closed."""
+        async with self._lock:
+            try:
+                await self.hold("tunerd stops", eta_s=self.eta_s)
+                await self.drain()
+            finally:
+                await self._stop_engine()
+
+    async def forget(self) -> None:
+        """Leave the engine running for the next daemon to adopt."""
+        if self.engine is not None:
+            await self.engine.client.close()
+
+    async def _stop_engine(self) -> None:
+        if self.engine is not None:
+            engine, self.engine = self.engine, None
+            await engine.stop(timeout_s=self._config.engine.stop_timeout_s)
+
+    async def _route(
+        self, gate: str, reason: str, *, eta_s: float | None = None, ttl_s: float | None = None
+    ) -> None:
+        route: EngineRoute | None = None
+        if self.engine is not None and not self.engine.ended.is_set():
+            record = self.engine.record
+            plain_default = not self._config.engine.default.speculating
+            route = EngineRoute(
+                socket=record.socket,
+                token=record.token,
+                profile=record.profile,
+                refuses_plain=self.engine.knobs.speculating and plain_default,
+            )
+        for attempt in range(20):  # a gateway that was restarted is back within a second
+            try:
+                await self._gateway.route(
+                    gate=gate, reason=reason, engine=route, eta_s=eta_s, ttl_s=ttl_s
+                )
+            except UnavailableError:
+                if attempt == 19:
+                    raise
+                await asyncio.sleep(GATEWAY_RETRY_S)
+            else:
+                return
+
+    def _watch(self, engine: Engine) -> None:
+        def died() -> None:
+            if self.engine is engine and self._on_death is not None:
+                self._on_death()
+
+        engine.on_death(died)
+
+    def _cache_key(self, knobs: Knobs) -> str:
+        drafter = self._config.drafter_map.get(knobs.drafter or "")
+        text = f"{self._config.engine.model}|{drafter}|{knobs.draft_length}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,71 @@
+"""What the daemon works with, and the state that only its loop changes."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from profiles.platform import Platform
+from profiles.profile import Profile, default_profile
+from service.archive import Archive
+from service.gateway_client import GatewayClient
+from service.lab import Lab
+from service.modes import Mode
+from service.observer import Observer
+from service.policy import Decision, Ledger
+from service.slot import Slot
+from tuner.config import Config
+
+DEATHS_S, DEATHS = 600.0, 3  # so many deaths within so many seconds: the engine keeps dying
+RETRY_FIRST_S = 5.0
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What the daemon works with."""
+
+    config: Config
+    platform: Platform
+    archive: Archive
+    gateway: GatewayClient
+    slot: Slot
+    observer: Observer
+    lab: Lab
+    leave_engine: bool = False  # under systemd an engine outlives its daemon
+
+
+@dataclass(kw_only=True)
+class State:
+    """The daemon's own state; only its loop changes it."""
+
+    default: Profile  # the operator's own configuration
+    target: Profile
+    target_why: str
+    in_force: Profile
+    why: str
+    last_good: Profile
+    since: float
+    mode: Mode = Mode.BOOT
+    sentence: str = "starting"
+    manual: Profile | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    decision: Decision | None = None
+    retry_s: float = RETRY_FIRST_S
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=DEATHS))
+    switched_at: float = 0.0  # start of the probation
+    tuning: tuple[str, ...] = ()
+    tuned_by_hand: bool = False
+    tuned_at: float = 0.0
+
+
+def first_state(parts: Parts) -> State:
+    """The state at start: the operator's own configuration, nothing in force yet."""
+    default = default_profile(parts.platform.digest, parts.config.engine.default)
+    return State(
+        default=default,
+        target=default,
+        target_why="your own configuration",
+        in_force=default,
+        why="your own configuration",
+        last_good=default,
+        since=time.time(),
+    )

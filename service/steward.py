@@ -1,0 +1,153 @@
+"""The steward: looks at traffic and store, decides, and asks the daemon for what is wanted."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from profiles.errors import ConflictError, TunerError
+from service.modes import Event, Mode, accepts
+from service.policy import Facts, decide
+from service.probation import Trial, regression
+from service.state import Parts, State
+
+log = logging.getLogger(__name__)
+
+
+class Steward:
+    """Turns observations and the operator's wishes into events; never touches an engine."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        state: State,
+        *,
+        post: Callable[[Event], None],
+        say: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self.parts = parts
+        self.state = state
+        self._post = post
+        self._say = say
+
+    async def watch(self) -> None:
+        """Decide once per interval until cancelled."""
+        while True:
+            await asyncio.sleep(self.parts.config.policy.interval_s)
+            try:
+                await self.consider()
+            except TunerError as error:
+                log.warning("cannot decide: %s", error.sentence())
+
+    async def consider(self) -> None:
+        """Decide what should be in force now, and ask for it."""
+        state, policy = self.state, self.parts.config.policy
+        if state.mode is Mode.PROBATION and await self._judge():
+            return
+        if state.mode not in {Mode.SERVING, Mode.PROBATION, Mode.TUNING}:
+            return
+        facts = await self.facts()
+        decision, ledger = decide(facts, state.ledger, policy)
+        if state.mode is Mode.TUNING:
+            if facts.plain_waiting > 0 or (decision.switch and facts.manual is not None):
+                self._post(Event.SWITCH_WANTED)
+            return
+        state.ledger, state.decision, state.sentence = ledger, decision, decision.why
+        if decision.switch:
+            state.target, state.target_why = decision.profile, decision.why
+            self._post(Event.SWITCH_WANTED)
+        elif self._idle(facts):
+            await self.tune((), by_hand=False)
+
+    def _idle(self, facts: Facts) -> bool:
+        """Whether an automatic session may begin: traffic was seen, has a class, and has ended."""
+        tuning, state = self.parts.config.tuning, self.state
+        if tuning.auto != "idle" or state.mode is not Mode.SERVING or not self.parts.observer.seen:
+            return False
+        if all(workload in facts.promoted for workload in self.parts.observer.seen):
+            return False
+        recent = self.parts.observer.since(facts.now - tuning.idle_s)
+        return not recent and facts.now - max(state.tuned_at, state.since) > tuning.idle_s
+
+    async def _judge(self) -> bool:
+        state, policy, observer = self.state, self.parts.config.policy, self.parts.observer
+        start = state.switched_at
+        before = observer.since(start - policy.window_s, start)
+        fault = regression(Trial(before=before, after=observer.since(start)))
+        if fault is not None:
+            state.sentence = fault
+            await self._say("regressed", fault)
+            self._post(Event.REGRESSED)
+            return True
+        if time.time() - start > policy.probation_s:
+            self._post(Event.PROBATION_PASSED)
+        return False
+
+    async def facts(self) -> Facts:
+        """Everything that a decision may look at."""
+        archive, observer = self.parts.archive, self.parts.observer
+        digest = self.parts.platform.digest
+        gateway = await self.parts.gateway.state()
+        return Facts(
+            now=time.time(),
+            window=observer.window(),
+            in_force=self.state.in_force,
+            default=self.state.default,
+            promoted=await archive.promoted(digest),
+            pins=await archive.pins(digest),
+            manual=self.state.manual,
+            plain_waiting=int(gateway["plain_waiting"]),
+            last_plain_at=observer.last_plain_at,
+            restart_s=self.parts.slot.eta_s,
+        )
+
+    async def use(self, choice: str) -> str:
+        """Put a profile in force by hand, or hand the choice back with `auto`.
+
+        Raises:
+            NotFoundError: there is no such profile.
+            ConflictError: it belongs to another platform.
+        """
+        if choice == "auto":
+            self.state.manual = None
+            return "the policy decides again"
+        if choice == "default":
+            profile = self.state.default
+        else:
+            profile = await self.parts.archive.call(self.parts.archive.store.profile, choice)
+        if profile.platform != self.parts.platform.digest:
+            raise ConflictError(
+                f"Profile {profile.id} was made on another platform.",
+                hint="Tune here, or import it again for this platform.",
+            )
+        self.parts.slot.plan(profile.knobs, profile=profile.id, purpose="serve")
+        self.state.manual = profile
+        await self.consider()
+        return f"{profile.knobs.label()} will be in force"
+
+    async def tune(self, workloads: Sequence[str], *, by_hand: bool) -> tuple[str, ...]:
+        """Ask for a session over these classes, all seen ones if none is named.
+
+        Raises:
+            ConflictError: nothing can be tuned now, with the reason.
+        """
+        if not accepts(self.state.mode, Event.TUNE_WANTED):
+            raise ConflictError(f"Cannot tune while {self.state.mode}.", hint="Try again later.")
+        self.parts.observer.window()
+        chosen = tuple(workloads) or tuple(self.parts.observer.seen)
+        if not chosen:
+            raise ConflictError(
+                "No traffic was seen yet, so there is no class to tune.",
+                hint="Send requests through the gateway, or name a class: greedy.balanced.low.",
+            )
+        self.state.tuning, self.state.tuned_by_hand = chosen, by_hand
+        self._post(Event.TUNE_WANTED)
+        return chosen
+
+    async def paused(self) -> str | None:
+        """Live traffic that returned during a session that nobody asked for."""
+        gateway = await self.parts.gateway.state()
+        last = gateway["last_request_at"]
+        if self.state.tuned_by_hand or last is None or last < self.state.since:
+            return None
+        return "live traffic is back"

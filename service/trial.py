@@ -1,0 +1,186 @@
+"""One trial: an engine start, measured for every class that wants it, recorded whatever happens."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from profiles.knobs import Knobs
+from profiles.measurement import Measurement
+from profiles.records import TrialStatus
+from service.archive import Archive
+from service.engine import Engine, EngineStartError
+from service.slot import Slot
+from tuner.config import TuningConfig
+from tuner.measure import MeasurePlan, measure
+from tuner.replay import ReplayRequest
+from tuner.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+# between two holds the gate is open at least this long, so that what was held gets its answer
+BREATH_S = 1.5
+QUIET_TRIES = 3
+QUIET_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPlan:
+    """One class to tune: what is replayed, and at which concurrency."""
+
+    workload: str
+    concurrency: int
+    requests: Sequence[ReplayRequest]
+    samples: str  # "live" or "synthetic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """What one engine start is to find out."""
+
+    study: str
+    platform: str
+    knobs: Knobs
+    why: str
+    classes: Sequence[ClassPlan]
+    phase: str = "search"  # or "promotion"
+    pair: int | None = None  # round of the promotion
+
+
+class TrialRunner:
+    """Starts candidates in the slot and measures them; live requests are held, never dropped."""
+
+    def __init__(
+        self, slot: Slot, archive: Archive, telemetry: Telemetry, tuning: TuningConfig
+    ) -> None:
+        self._slot = slot
+        self._archive = archive
+        self._telemetry = telemetry
+        self._tuning = tuning
+        self._fresh = True  # nothing was started yet: the running engine may be measured as it is
+
+    async def run(self, plan: TrialPlan) -> list[Measurement]:
+        """Measure these knobs; one row per class, in the store before this returns."""
+        archive = self._archive
+        trial = await archive.open_trial(
+            study=plan.study,
+            platform=plan.platform,
+            workloads=[c.workload for c in plan.classes],
+            knobs=plan.knobs,
+            why=plan.why,
+        )
+        results: list[Measurement] = []
+        try:
+            engine = await self._start(plan.knobs)
+            for target in plan.classes:
+                results.append(await self._measure(engine, plan, target))
+                await archive.add_measurement(results[-1], trial)
+                if results[-1].failure is not None:
+                    break  # the engine is gone
+        except EngineStartError as error:
+            for target in plan.classes:
+                results.append(
+                    self._row(
+                        plan,
+                        target,
+                        started_at=time.time(),
+                        token=error.token,
+                        failure=error.failure,
+                    )
+                )
+                await archive.add_measurement(results[-1], trial)
+        except BaseException:
+            await asyncio.shield(archive.close_trial(trial, TrialStatus.INTERRUPTED))
+            raise
+        failure = next((m.failure for m in results if m.failure is not None), None)
+        status = TrialStatus.DONE if failure is None else TrialStatus.FAILED
+        await archive.close_trial(trial, status, failure)
+        rates = ", ".join(f"{m.workload} {m.tok_s:.1f}" for m in results if m.tok_s is not None)
+        log.info(
+            "trial=%d phase=%s knobs=%r tok_s=%r failure=%r",
+            trial,
+            plan.phase,
+            plan.knobs.label(),
+            rates or None,
+            failure.sentence if failure is not None else None,
+        )
+        return results
+
+    async def _start(self, knobs: Knobs) -> Engine:
+        running, fresh = self._slot.engine, self._fresh
+        self._fresh = False
+        if fresh and running is not None and self._slot.runs(knobs):
+            return running  # the first trial costs no restart
+        engine = await self._slot.replace(knobs, profile=knobs.digest(), purpose="trial")
+        await self._slot.release("a candidate serves between its measurements")
+        return engine
+
+    async def _measure(self, engine: Engine, plan: TrialPlan, target: ClassPlan) -> Measurement:
+        started_at, token = time.time(), engine.record.token
+        if not await self._quiet():
+            invalid = "live requests kept running at the engine"
+            return self._row(plan, target, started_at=started_at, token=token, invalid=invalid)
+        tuning = self._tuning
+        lease_s = tuning.warmup_s + tuning.blocks * tuning.block_s
+        await self._slot.hold(f"{target.workload} is measured", eta_s=lease_s)
+        replay = MeasurePlan(
+            requests=target.requests,
+            concurrency=target.concurrency,
+            warmup_s=tuning.warmup_s,
+            block_s=tuning.block_s,
+            blocks=tuning.blocks,
+        )
+        work = asyncio.create_task(
+            measure(replay, socket=Path(engine.record.socket), telemetry=self._telemetry)
+        )
+        death = asyncio.create_task(engine.ended.wait())
+        try:
+            await asyncio.wait({work, death}, return_when=asyncio.FIRST_COMPLETED)
+            if engine.ended.is_set():
+                failure = engine.failure(phase="serve")
+                return self._row(plan, target, started_at=started_at, token=token, failure=failure)
+            found = await work
+        finally:
+            work.cancel()
+            death.cancel()
+            await asyncio.gather(work, death, return_exceptions=True)
+            await asyncio.shield(self._slot.release("between measurements"))
+        return self._row(
+            plan,
+            target,
+            started_at=started_at,
+            token=token,
+            ready_s=engine.record.ready_s,
+            blocks=found.blocks,
+            acceptance=found.acceptance,
+            environment=found.environment,
+            invalid=found.invalid,
+        )
+
+    async def _quiet(self) -> bool:
+        for _ in range(QUIET_TRIES):
+            await asyncio.sleep(BREATH_S)
+            if await self._slot.quiet(deadline_s=QUIET_DEADLINE_S):
+                return True
+            await self._slot.release("live requests still run")
+        return False
+
+    @staticmethod
+    def _row(
+        plan: TrialPlan, target: ClassPlan, *, started_at: float, token: str, **found: Any
+    ) -> Measurement:
+        return Measurement(
+            platform=plan.platform,
+            workload=target.workload,
+            knobs=plan.knobs.canonical(),
+            started_at=started_at,
+            engine_token=token,
+            phase=plan.phase,
+            pair=plan.pair,
+            concurrency=target.concurrency,
+            samples=target.samples,
+            **found,
+        )

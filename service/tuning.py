@@ -1,0 +1,221 @@
+"""A tuning session: a search over engine starts, then a promotion on fresh starts."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from profiles.knobs import Knobs
+from profiles.measurement import Measurement
+from profiles.profile import Origin, Profile
+from service.archive import Archive
+from service.trial import ClassPlan, TrialPlan, TrialRunner
+from tuner.config import TuningConfig
+from tuner.design import Start
+from tuner.leader import estimates, leader
+from tuner.observation import Observation
+from tuner.promotion import DEFAULT_ARM, Pair, Verdict, already_best, decide, schedule_pairs
+from tuner.search import Budget, Stop, next_for_classes
+from tuner.space import Space
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where the session is, for `tuner status`."""
+
+    sentence: str
+    phase: str  # "search", "promotion" or "done"
+    trial: int  # engine starts measured so far
+    trials: int  # the budget
+    classes: tuple[str, ...]
+    best: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What does not change during a session."""
+
+    name: str
+    platform: str
+    tuning: TuningConfig
+    space: Space
+    design: Sequence[Start]
+    default: Knobs
+
+
+class TuningSession:
+    """Owns the slot while it runs; every result is in the store before the next decision."""
+
+    def __init__(
+        self,
+        study: Study,
+        plans: Sequence[ClassPlan],
+        runner: TrialRunner,
+        archive: Archive,
+        pause: Callable[[], Awaitable[str | None]],
+    ) -> None:
+        self._study = study
+        self._plans = {plan.workload: plan for plan in plans}
+        self._runner = runner
+        self._archive = archive
+        self._pause = pause  # a sentence when live traffic wants the engine back
+        self.progress = Progress(
+            sentence="reading what is known",
+            phase="search",
+            trial=0,
+            trials=study.tuning.trials,
+            classes=tuple(self._plans),
+        )
+
+    async def run(self) -> dict[str, Verdict]:
+        """Search, then promote; a verdict per class, none when it was paused.
+
+        An interrupted session goes on from its rows: the next one asks for what is missing.
+        """
+        paused = await self._search()
+        if paused is not None:
+            self._say(f"paused: {paused}", phase="done")
+            return {}
+        histories = await self._histories()
+        leaders = {w: leader(history) or self._study.default for w, history in histories.items()}
+        pairs = await self._promotion(leaders)
+        verdicts = {
+            workload: await self._verdict(
+                workload, knobs, pairs[workload], len(histories[workload])
+            )
+            for workload, knobs in leaders.items()
+        }
+        self._say("every class has its verdict", phase="done")
+        return verdicts
+
+    async def _search(self) -> str | None:
+        study = self._study
+        while True:
+            histories = await self._histories()
+            chosen = await asyncio.to_thread(
+                next_for_classes,
+                histories,
+                study.space,
+                study.design,
+                seed=study.tuning.seed,
+                budget=Budget(trials=study.tuning.trials, failures=study.tuning.failures),
+            )
+            if isinstance(chosen, Stop):
+                self._say(f"search ended: {chosen.reason}")
+                return None
+            paused = await self._pause()
+            if paused is not None:
+                return paused
+            self._say(f"trying {chosen.knobs.label()}: {chosen.why}", histories=histories)
+            await self._runner.run(self._trial(chosen.knobs, chosen.why, tuple(self._plans)))
+
+    async def _promotion(self, leaders: Mapping[str, Knobs]) -> dict[str, list[Pair]]:
+        """Fresh starts of every leader and of the default, in random order within each round."""
+        default, tuning = self._study.default, self._study.tuning
+        pairs: dict[str, list[Pair]] = {workload: [] for workload in leaders}
+        arms = {w: knobs for w, knobs in leaders.items() if knobs != default}
+        if not arms:
+            return pairs
+        starts = {knobs.digest(): knobs for knobs in arms.values()} | {DEFAULT_ARM: default}
+        names = [name for name in starts if name != DEFAULT_ARM]
+        rounds = schedule_pairs(tuning.pairs, names, seed=tuning.seed)
+        for number, order in enumerate(rounds, start=1):
+            found: dict[tuple[str, str], Measurement] = {}
+            for knobs in (starts[name] for name in order):
+                why = f"promotion round {number} of {tuning.pairs}"
+                self._say(f"{why}: {knobs.label()}", phase="promotion")
+                wanted = tuple(w for w, arm in arms.items() if knobs in {arm, default})
+                trial = self._trial(knobs, why, wanted, phase="promotion", pair=number)
+                found |= {(m.workload, m.knobs): m for m in await self._runner.run(trial)}
+            for workload, knobs in arms.items():
+                one = found.get((workload, default.canonical()))
+                other = found.get((workload, knobs.canonical()))
+                if one is not None and other is not None:
+                    pairs[workload].append(Pair(default=one, candidate=other))
+        return pairs
+
+    async def _verdict(
+        self, workload: str, knobs: Knobs, pairs: Sequence[Pair], trials: int
+    ) -> Verdict:
+        study = self._study
+        if knobs == study.default:
+            verdict = already_best(trials)
+        else:
+            verdict = decide(
+                pairs,
+                min_gain=study.tuning.min_gain,
+                planned_pairs=study.tuning.pairs,
+                trials=trials,
+            )
+        profile = Profile(
+            knobs=knobs if verdict.promote else study.default,
+            platform=study.platform,
+            workload=workload,
+            origin=Origin.SEARCH if verdict.promote else Origin.DEFAULT,
+            evidence=verdict.evidence.model_copy(update={"sentence": verdict.sentence}),
+            created_at=time.time(),
+        )
+        await self._archive.promote(profile, kept_default=not verdict.promote)
+        await self._archive.event("verdict", f"{workload}: {verdict.sentence}")
+        return verdict
+
+    def _trial(
+        self,
+        knobs: Knobs,
+        why: str,
+        workloads: Sequence[str],
+        *,
+        phase: str = "search",
+        pair: int | None = None,
+    ) -> TrialPlan:
+        return TrialPlan(
+            study=self._study.name,
+            platform=self._study.platform,
+            knobs=knobs,
+            why=why,
+            classes=[self._plans[workload] for workload in workloads],
+            phase=phase,
+            pair=pair,
+        )
+
+    async def _histories(self) -> dict[str, list[Observation]]:
+        return {
+            workload: [
+                Observation.of(m, trial=number)
+                for number, m in enumerate(
+                    await self._archive.measurements(self._study.platform, workload), start=1
+                )
+                if m.phase == "search" and (m.usable or m.failure is not None)
+            ]
+            for workload in self._plans
+        }
+
+    def _say(
+        self,
+        sentence: str,
+        *,
+        phase: str | None = None,
+        histories: Mapping[str, Sequence[Observation]] | None = None,
+    ) -> None:
+        log.info("tuning: %s", sentence)
+        self.progress = replace(
+            self.progress, sentence=sentence, phase=phase or self.progress.phase
+        )
+        if histories is not None:
+            self.progress = replace(
+                self.progress,
+                trial=max(len({row.start for row in rows}) for rows in histories.values()),
+                best={w: best for w, rows in histories.items() if (best := _best(rows))},
+            )
+
+
+def _best(history: Sequence[Observation]) -> dict[str, float | str]:
+    """What leads a search so far: a hint for people, not yet a finding."""
+    ranked = estimates(history)
+    if not ranked:
+        return {}
+    return {"label": ranked[0].knobs.label(), "tok_s": math.exp(ranked[0].log_tok_s)}

@@ -1,0 +1,309 @@
+"""Sensors: windows, missing ones, and a driver that hangs."""
+
+import threading
+import time
+
+import pynvml
+import pytest
+
+from tuner.nvml import Gpu, GpuReading, Nvml, NvmlMissingError, gpus, reason_names, within
+from tuner.telemetry import HostReading, Reading, Telemetry, environment
+
+LONG_S = 5.0  # nothing here takes that long
+
+
+def card(uuid="GPU-1", **changes):
+    plan = {
+        "power_w": 300.0, "energy_j": None, "temperature_c": 60.0, "memory_mib": 1000.0,
+        "utilization": 0.5, "reasons": (),
+    }  # fmt: skip
+    return GpuReading(uuid=uuid, **(plan | changes))
+
+
+def reading(at, *cards, busy_s=0.0, total_s=0.0, memory_mib=100.0):
+    host = HostReading(busy_s=busy_s, total_s=total_s, memory_mib=memory_mib)
+    return Reading(at=at, host=host, gpus=cards)
+
+
+class Cards:
+    """GPUs that answer what they are told to."""
+
+    def __init__(self, *cards):
+        self.cards = list(cards)
+        self.closed = threading.Event()
+
+    def read(self):
+        return self.cards
+
+    def close(self):
+        self.closed.set()
+
+
+def until(condition):
+    """Wait for a condition that another thread makes true."""
+    deadline = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_energy_counters_win_over_power_readings():
+    """Power readings miss what happens between them; the counter does not."""
+    figures = environment(
+        [reading(0.0, card(energy_j=1000.0)), reading(2.0, card(energy_j=1500.0))], seconds=2.4
+    )
+
+    assert (250.0, 600.0) == (figures.power_w, pytest.approx(figures.energy_j))
+
+
+def test_without_a_counter_power_is_the_mean_of_readings():
+    """Older cards have only the power reading."""
+    figures = environment([reading(0.0, card()), reading(1.0, card(power_w=100.0))], seconds=2.0)
+
+    assert (200.0, 400.0) == (figures.power_w, figures.energy_j)
+
+
+def test_cards_add_up_and_the_hottest_counts():
+    """Power and memory are sums over cards, temperature is a maximum over time too."""
+    hot = card("GPU-2", temperature_c=81.0, reasons=("hw_thermal_slowdown",))
+    figures = environment(
+        [reading(0.0, card(), hot), reading(1.0, card(), card("GPU-2"))], seconds=1
+    )
+
+    assert (600.0, 2000.0, 81.0) == (figures.power_w, figures.gpu_memory_mib, figures.temperature_c)
+    assert ("hw_thermal_slowdown",) == figures.throttle_reasons
+
+
+def test_a_missing_sensor_is_none_never_zero():
+    """A card that does not support a sensor leaves the figure unknown, also in a sum."""
+    blind = card(
+        "GPU-2", power_w=None, temperature_c=None, memory_mib=None, utilization=None, reasons=None
+    )
+    alone = environment([reading(0.0, blind)], seconds=1)
+    mixed = environment([reading(0.0, card(), blind)], seconds=1)
+
+    assert (None, None, None, None, None) == (
+        alone.power_w,
+        alone.energy_j,
+        alone.temperature_c,
+        alone.gpu_memory_mib,
+        alone.gpu_utilization,
+    )
+    assert (None, 60.0) == (mixed.power_w, mixed.temperature_c)
+
+
+def test_host_load_is_busy_over_all_time():
+    """The share is between the first and the last reading, memory is the highest."""
+    figures = environment(
+        [
+            reading(0.0, busy_s=10.0, total_s=100.0, memory_mib=300.0),
+            reading(1.0, busy_s=13.0, total_s=104.0, memory_mib=200.0),
+        ],
+        seconds=1,
+    )
+
+    assert (0.75, 300.0) == (figures.host_cpu, figures.host_memory_mib)
+
+
+def test_a_window_without_readings_knows_nothing():
+    """A driver that hung the whole time gives None everywhere."""
+    assert environment([], seconds=1).power_w is None
+
+
+def test_the_sampler_fills_windows_and_the_snapshot():
+    """A window collects what the thread reads until it is finished."""
+    cards = Cards(card())
+    with Telemetry(open_gpus=lambda: cards, period_s=0.01) as telemetry:
+        window = telemetry.window()
+        until(lambda: len(window.readings) > 2)
+        figures = window.finish()
+        count = len(window.readings)
+        shown = telemetry.snapshot()
+        until(lambda: telemetry.snapshot().host_cpu is not None)
+
+    assert (300.0, 60.0, 300.0) == (figures.power_w, figures.temperature_c, shown.power_w)
+    assert {"GPU-1": card()} == shown.gpus
+    assert count == len(window.readings)
+    assert cards.closed.is_set()
+
+
+def test_only_the_chosen_cards_count():
+    """Another application's card on the same machine is not ours."""
+    cards = Cards(card(), card("GPU-2"))
+    with Telemetry(open_gpus=lambda: cards, uuids=frozenset({"GPU-2"}), period_s=0.01) as telemetry:
+        until(lambda: telemetry.snapshot().power_w is not None)
+        shown = telemetry.snapshot()
+
+    assert (300.0, ["GPU-2"]) == (shown.power_w, list(shown.gpus))
+
+
+def test_no_driver_is_said_and_the_host_is_still_read():
+    """Without NVML the GPU figures are None with one sentence, the host's are there."""
+
+    def missing():
+        raise NvmlMissingError("There is no NVIDIA driver to ask.")
+
+    with Telemetry(open_gpus=missing, period_s=0.01) as telemetry:
+        until(lambda: telemetry.snapshot().host_cpu is not None)
+        shown = telemetry.snapshot()
+
+    assert (None, "There is no NVIDIA driver to ask.") == (shown.power_w, shown.reason)
+    assert shown.host_memory_mib is not None
+    assert shown.host_memory_mib > 0
+
+
+def test_a_hanging_driver_blocks_nobody():
+    """While a sensor call hangs, windows and snapshots answer at once and know nothing."""
+    release = threading.Event()
+
+    class Hanging(Cards):
+        def read(self):
+            release.wait(LONG_S)
+            return []
+
+    with Telemetry(open_gpus=Hanging, period_s=0.01) as telemetry:
+        began = time.monotonic()
+        figures = telemetry.window().finish()
+        shown = telemetry.snapshot()
+        took_s = time.monotonic() - began
+        release.set()
+
+    assert took_s < 1
+    assert (None, None) == (figures.power_w, shown.power_w)
+    assert shown.reason
+
+
+def test_an_old_reading_is_not_shown():
+    """A driver that stopped answering must not look like steady power."""
+    now = [0.0]
+    cards = Cards(card())
+    telemetry = Telemetry(open_gpus=lambda: cards, period_s=0.01, clock=lambda: now[0])
+    with telemetry:
+        until(lambda: telemetry.snapshot().power_w is not None)
+    now[0] = 60.0
+
+    shown = telemetry.snapshot()
+
+    assert (None, "The GPU driver has not answered for 60 s.") == (shown.power_w, shown.reason)
+
+
+def test_clock_event_bits_have_names():
+    """Idle is no news; heat and caps are."""
+    assert ("sw_power_cap", "hw_thermal_slowdown") == reason_names(0x44)
+    assert () == reason_names(0x1)
+
+
+def test_the_bits_are_those_of_the_driver():
+    """The names belong to the same bits in the library's own constants."""
+    pairs = {
+        pynvml.nvmlClocksEventReasonApplicationsClocksSetting: "applications_clocks",
+        pynvml.nvmlClocksEventReasonSwPowerCap: "sw_power_cap",
+        pynvml.nvmlClocksThrottleReasonHwSlowdown: "hw_slowdown",
+        pynvml.nvmlClocksEventReasonSyncBoost: "sync_boost",
+        pynvml.nvmlClocksEventReasonSwThermalSlowdown: "sw_thermal_slowdown",
+        pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: "hw_thermal_slowdown",
+        pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: "hw_power_brake",
+        pynvml.nvmlClocksEventReasonDisplayClockSetting: "display_clocks",
+    }
+
+    assert [(name,) for name in pairs.values()] == [reason_names(bit) for bit in pairs]
+
+
+class Memory:
+    total = 32 * 2**30
+    used = 5 * 2**20
+
+
+class Library:
+    """A pynvml with one card that lacks some sensors."""
+
+    NVMLError = pynvml.NVMLError
+    NVMLError_FunctionNotFound = pynvml.NVMLError_FunctionNotFound
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self, count=1):
+        self.count = count
+        self.shut = 0
+
+    def nvmlInit(self):  # noqa: N802 - the names are the library's
+        pass
+
+    def nvmlShutdown(self):  # noqa: N802
+        self.shut += 1
+
+    def nvmlDeviceGetCount(self):  # noqa: N802
+        return self.count
+
+    def __getattr__(self, name):
+        answers = {
+            "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetUUID": b"GPU-7",
+            "nvmlDeviceGetName": "NVIDIA X",
+            "nvmlSystemGetDriverVersion": b"580.1",
+            "nvmlDeviceGetMemoryInfo": Memory(),
+            "nvmlDeviceGetPowerUsage": 250_500,
+            "nvmlDeviceGetTemperature": 55,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": 0x4,
+        }
+
+        def call(*_):
+            if name in answers:
+                return answers[name]
+            if name == "nvmlDeviceGetCurrentClocksEventReasons":
+                raise pynvml.NVMLError_FunctionNotFound
+            raise pynvml.NVMLError_NotSupported
+
+        return call
+
+
+def test_unsupported_sensors_are_none():
+    """What the card refuses is None; an old driver is asked by the old name."""
+    expected = GpuReading(
+        uuid="GPU-7",
+        power_w=250.5,
+        energy_j=None,
+        temperature_c=55.0,
+        memory_mib=5.0,
+        utilization=None,
+        reasons=("sw_power_cap",),
+    )
+
+    assert [expected] == Nvml(Library()).read()
+
+
+def test_cards_are_described_for_the_fingerprint():
+    """Bytes of older bindings become text."""
+    expected = Gpu(name="NVIDIA X", uuid="GPU-7", memory_mib=32768, driver="580.1")
+
+    assert [expected] == Nvml(Library()).gpus()
+
+
+def test_a_driver_without_cards_is_missing():
+    """A driver that shows no card has no sensors to read, and is let go."""
+    library = Library(count=0)
+
+    with pytest.raises(NvmlMissingError, match="no GPU"):
+        Nvml(library)
+
+    assert 1 == library.shut
+
+
+def test_no_library_is_no_cards(monkeypatch):
+    """A machine without the driver has an empty list, not an error."""
+
+    def absent():
+        raise pynvml.NVMLError_LibraryNotFound
+
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
+
+    assert [] == gpus()
+
+
+def test_a_call_that_hangs_is_given_up():
+    """The inventory must not keep the daemon from starting."""
+    release = threading.Event()
+
+    answer = within(0.05, lambda: release.wait(LONG_S))
+    release.set()
+
+    assert answer is None

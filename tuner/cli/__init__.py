@@ -1,0 +1,26 @@
+"""The `tuner` command line: a client of the control API, and the starter of the daemon."""
+
+from tuner.cli import (
+    config_commands,
+    daemon_commands,
+    doctor_command,
+    pin_commands,
+    profile_commands,
+    status_commands,
+    tune_commands,
+)
+from tuner.cli.app import main
+
+for _group in (
+    daemon_commands,
+    status_commands,
+    profile_commands,
+    pin_commands,
+    tune_commands,
+    doctor_command,
+    config_commands,
+):
+    for _command in _group.COMMANDS:
+        main.add_command(_command)
+
+__all__ = ["main"]

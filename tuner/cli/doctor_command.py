@@ -1,0 +1,27 @@
+"""`doctor`: is everything here that the daemon needs?"""
+
+import click
+
+from profiles.errors import ExitCode
+from tuner import doctor as checks
+from tuner.cli import app, render_tables
+from tuner.cli.app import Command, Session, pass_session
+
+
+@click.command(cls=Command)
+@pass_session
+def doctor(session: Session) -> int:
+    """Check machine, configuration and daemon.
+
+    Exit 1 when something fails; a warning is no failure.
+    """
+    app.say("Checking; asking vLLM for its flags takes some seconds.")
+    found = [check.as_json() for check in checks.run(session.config)]
+    failed = sum(check["state"] == "fail" for check in found)
+    session.show(
+        {"v": 1, "ok": failed == 0, "checks": found}, lambda: render_tables.render_checks(found)
+    )
+    return int(ExitCode.NEGATIVE if failed else ExitCode.OK)
+
+
+COMMANDS = (doctor,)

@@ -1,0 +1,55 @@
+"""P: what a search remembers of one engine start, for one workload class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from profiles.knobs import Knobs
+from profiles.measurement import FailureKind, Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One row of a search: a rate, or the kind of its failure, or neither when it was invalid."""
+
+    trial: int  # number of the trial, for sentences
+    start: str  # identity of the engine start: one start may serve several classes
+    knobs: Knobs
+    log_tok_s: float | None = None  # natural logarithm of output tokens per second
+    failure: FailureKind | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)  # signed margins, kept when <= 0
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a rate, feasible or not."""
+        return self.failure is None and self.log_tok_s is not None
+
+    @property
+    def blamed(self) -> bool:
+        """Whether it failed by the fault of its knobs."""
+        return self.failure is not None and self.failure.blames_knobs
+
+    @property
+    def feasible(self) -> bool:
+        """Whether there is a rate and no limit is broken."""
+        return self.measured and all(margin <= 0 for margin in self.limits.values())
+
+    @classmethod
+    def of(
+        cls, measurement: Measurement, *, trial: int, limits: Mapping[str, float] | None = None
+    ) -> Self:
+        """The row of a stored measurement."""
+        rate = measurement.tok_s
+        return cls(
+            trial=trial,
+            start=measurement.engine_token,
+            knobs=Knobs.model_validate_json(measurement.knobs),
+            log_tok_s=measurement.log_rate() if rate is not None and rate > 0 else None,
+            failure=None if measurement.failure is None else measurement.failure.kind,
+            limits=dict(limits or {}),
+        )
+
+
+def failed_starts(history: Sequence[Observation]) -> int:
+    """Engine starts that failed by the fault of their knobs, each counted once."""
+    return len({row.start for row in history if row.blamed})
