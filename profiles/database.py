@@ -60,7 +60,7 @@ class Database:
             raise StoreCorruptError(f"Cannot use the store {path}: it is not a file.")
         if path.stat().st_size == 0:  # SQLite would take it for a new database and lose everything
             raise StoreCorruptError(f"Cannot use the store {path}: the file is empty.")
-        with contextlib.suppress(PermissionError):  # not ours, but perhaps writable
+        with contextlib.suppress(OSError):  # not ours, or a read-only file system: seen below
             path.chmod(0o600)
         return cls._prepared(path, scripts, vfs)
 

@@ -29,7 +29,7 @@ from tuner.flags import installed_version
 from tuner.paths import Paths
 from tuner.telemetry import Telemetry
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tunerd")
 
 
 def main() -> int:

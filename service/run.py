@@ -23,7 +23,7 @@ from service.logs import configure
 from tuner.config import Config
 from tuner.config_file import load
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tuner.run")
 
 BACKLOG = 1024
 OKAY_S = 10.0  # a child that lived shorter has failed to start

@@ -20,13 +20,14 @@ class ScriptedEngine:
     error_event: bool = False  # a stopped vLLM: an error, then [DONE]
     truncate: bool = False  # ends without [DONE]
     foreign_tokens: int = 0  # generated for somebody else at each scrape
-    restart: bool = False  # counters start again at each scrape
+    falling: bool = False  # its counters fall from scrape to scrape, as if it was replaced
     bodies: list[dict] = field(default_factory=list)
     in_flight: int = 0
     in_flight_max: int = 0
     aborted: int = 0
     generated: int = 0
     steps: int = 0
+    scrapes: int = 0
 
     async def complete(self, request):
         body = await request.json()
@@ -69,9 +70,8 @@ class ScriptedEngine:
 
     async def metrics(self, request):
         self.generated += self.foreign_tokens
-        total = 0 if self.restart and self.generated else self.generated
-        if self.restart:
-            self.generated = 0
+        self.scrapes += 1
+        total = 10**6 - self.scrapes if self.falling else self.generated
         lines = {
             "vllm:generation_tokens_total": total,
             "vllm:inter_token_latency_seconds_sum": self.steps * self.token_s,
@@ -98,3 +98,10 @@ async def scripted_engine(folder, **behaviour):
         yield engine
     finally:
         await runner.cleanup()
+
+
+async def until(condition, *, seconds=5.0):
+    """Wait for what another task makes true."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the state is the server's, it tells nobody
+            await asyncio.sleep(0.01)

@@ -120,7 +120,7 @@ class PolicyConfig(Section):
     window_s: PositiveFloat = 300.0  # of traffic that has a class
     min_requests: PositiveInt = 30  # in the window before it has a class
     dwell_s: PositiveFloat = 120.0  # at least this long between two switches
-    switches_per_hour: PositiveInt = 4  # at most; a pin or `tuner use` is not counted
+    switches_per_hour: PositiveInt = 4  # at most; `tuner use` does not wait for it
     patience: PositiveFloat = 1.5  # accumulated gain over restart cost before a switch
     probation_s: PositiveFloat = 600.0  # of real traffic after a switch
     # speculation stays off this long after a request that vLLM refuses while it is on

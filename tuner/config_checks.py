@@ -132,29 +132,35 @@ def model_paths(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ..
 
 
 def line_of(text: str, path: Sequence[str | int]) -> int | None:
-    """The line that sets a key; None when it is not written as a plain `key =` or `[table]`."""
-    names = [str(key) for key in path if isinstance(key, str)]
-    index = next((key for key in path if isinstance(key, int)), 0)
-    table: list[str] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*(\[\[?)\s*([\w.\"'-]+)\s*\]", line)
-        if header:
-            table = _parts(header[2])
-            seen[header[2]] = seen.get(header[2], -1) + 1
-            nth = seen[header[2]] if header[1] == "[[" else index
-            if table == names and nth == index:
-                return number
-            continue
-        key = re.match(r"\s*([\w.\"'-]+)\s*=", line)
-        here = seen.get(".".join(table), 0) == index or index == 0
-        if key and here and table + _parts(key[1]) == names[: len(table) + len(_parts(key[1]))]:
-            return number
+    """The line that sets a key, or that of the nearest table or key above it; None at the top."""
+    lines = _lines(text)
+    for length in range(len(path), 0, -1):
+        if (found := lines.get(tuple(path[:length]))) is not None:
+            return found
     return None
 
 
-def _parts(dotted: str) -> list[str]:
-    return [part.strip().strip("\"'") for part in dotted.split(".")]
+def _lines(text: str) -> dict[tuple[str | int, ...], int]:
+    """The line of every table and key that is written at the start of a line."""
+    lines: dict[tuple[str | int, ...], int] = {}
+    counts: dict[str, int] = {}
+    table: tuple[str | int, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*(\[\[?)\s*([\w.\"'-]+)\s*\]", line)
+        key = re.match(r"\s*([\w.\"'-]+)\s*=", line)
+        if header:
+            table = _parts(header[2])
+            if header[1] == "[[":
+                counts[header[2]] = counts.get(header[2], -1) + 1
+                table = (*table, counts[header[2]])
+            lines.setdefault(table, number)
+        elif key:
+            lines.setdefault((*table, *_parts(key[1])), number)
+    return lines
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
 def _table(value: Any) -> Mapping[str, Any]:

@@ -87,6 +87,7 @@ async def measure(
     blocks: list[Block] = []
     results: list[ReplayResult] = []
     readings: list[EngineCounters] = []
+    windows: list[Window | None] = []
     received: list[int] = []  # tokens at each reading, to compare with the engine's own count
     sensing: Sensing | None = None
     lost: str | None = None
@@ -107,15 +108,16 @@ async def measure(
                 results.append(result)
                 readings.append(parse_counters(await load.metrics()))
                 received.append(load.tokens)
-                window = difference(readings[-2], readings[-1])
-                blocks.append(_block(result, window))
+                windows.append(difference(readings[-2], readings[-1]))
+                blocks.append(_block(result, windows[-1]))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             lost = f"The engine's counters could not be read ({type(error).__name__})."
         finally:
             environment = Environment() if sensing is None else sensing.finish()
         if load.gone:
             lost = "The engine refuses connections."
-    whole = difference(readings[0], readings[-1]) if len(readings) > 1 else None
+    # every step is looked at: a new engine may soon have counted beyond the old one
+    whole = difference(readings[0], readings[-1]) if windows and all(windows) else None
     return Measured(
         blocks=tuple(blocks),
         acceptance=None if whole is None else whole.acceptance,

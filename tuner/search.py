@@ -187,17 +187,29 @@ def _modelled(
 ) -> Candidate:
     told = [row for row in history if space.contains(row.knobs) and (row.measured or row.blamed)]
     mixed = int.from_bytes(hashlib.sha256(f"{seed}:{len(history)}".encode()).digest()[:4])
-    if len(space.axes) > 0 and any(row.measured for row in told):
-        rows = _rows(told, alive=crashes or space.ragged)
-        found = suggest(space, rows, seed=mixed, refuse=_refusal(rows, allowed))
-        if found is not None:
-            return Candidate(
-                knobs=found, why=f"the model expects most of it after {len(told)} trials"
-            )
-    drawn = min(
-        allowed, key=lambda point: hashlib.sha256(f"{mixed}:{point.canonical()}".encode()).digest()
+    if len(allowed) == 1:
+        return Candidate(knobs=next(iter(allowed)), why="the last one that was not tried")
+    if not any(row.measured for row in told):
+        return Candidate(knobs=_drawn(allowed, mixed), why="drawn at random: nothing worked yet")
+    rows = _rows(told, alive=crashes or space.ragged)
+    found = suggest(space, rows, seed=mixed, refuse=_refusal(rows, allowed))
+    if not found.settled:
+        return Candidate(
+            knobs=found.knobs, why=f"the model expects most of it after {len(told)} trials"
+        )
+    if not space.contains(found.knobs):
+        return Candidate(knobs=_drawn(allowed, mixed), why="drawn at random: the model is stuck")
+    nearest = min(allowed, key=lambda point: space.distance(point, found.knobs))
+    return Candidate(
+        knobs=nearest, why=f"the model's best is {found.knobs.label()}; this is next to it"
     )
-    return Candidate(knobs=drawn, why="drawn at random from what was not tried")
+
+
+def _drawn(allowed: Mapping[Knobs, None], seed: int) -> Knobs:
+    """A seeded draw that does not depend on the order of the points."""
+    return min(
+        allowed, key=lambda point: hashlib.sha256(f"{seed}:{point.canonical()}".encode()).digest()
+    )
 
 
 def _rows(told: Sequence[Observation], *, alive: bool) -> list[Row]:

@@ -1,9 +1,11 @@
 """Optuna as a pure function over our rows: an in-memory study is built, asked and thrown away."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -27,6 +29,14 @@ class Row:
     constraints: Mapping[str, float]  # feasible when all are <= 0; the same keys in every row
 
 
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """What the model wants next; `settled` when all it wants was refused before."""
+
+    knobs: Knobs
+    settled: bool
+
+
 @cache
 def has_gaussian_process() -> bool:
     """Whether torch and scipy are there: without them GPSampler fails at its first suggestion."""
@@ -45,10 +55,11 @@ def suggest(
     seed: int,
     refuse: Callable[[Knobs], tuple[float, Mapping[str, float]] | None],
     gaussian: bool | None = None,
-) -> Knobs | None:
-    """The next point by model; what `refuse` gives a value and constraints for is told and skipped.
+) -> Suggestion:
+    """The next point by model; what `refuse` gives a value and constraints for is told and passed.
 
-    None when every one of ASKS suggestions was refused.
+    A model that comes back to a refused point although it was told again wants nothing else: the
+    answer is then that point, with `settled` set, instead of dozens of equal questions.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line per trial is ours to write
     grid = _distributions(space)
@@ -64,17 +75,36 @@ def suggest(
                     constraints=dict(row.constraints),
                 )
             )
-    for _ in range(ASKS):
-        trial = study.ask(grid)
-        knobs = space.decode(trial.params)
-        refused = refuse(knobs)
-        if refused is None:
-            return knobs
-        value, constraints = refused
-        for key, margin in constraints.items():
-            trial.set_constraint(key, margin)
-        study.tell(trial, value)
-    return None
+    told: set[Knobs] = set()
+    with _one_thread(import_module("torch") if use_gaussian else None):
+        for _ in range(ASKS):
+            trial = study.ask(grid)
+            knobs = space.decode(trial.params)
+            refused = refuse(knobs)
+            if refused is None:
+                return Suggestion(knobs=knobs, settled=False)
+            if knobs in told:
+                break
+            told.add(knobs)
+            value, constraints = refused
+            for key, margin in constraints.items():
+                trial.set_constraint(key, margin)
+            study.tell(trial, value)
+    return Suggestion(knobs=knobs, settled=True)
+
+
+@contextmanager
+def _one_thread(torch: Any) -> Iterator[None]:
+    """Matrices of 30 rows are slower on many threads, and the cores belong to the engine."""
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _sampler(seed: int, *, gaussian: bool) -> BaseSampler:

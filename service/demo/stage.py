@@ -31,9 +31,11 @@ model = {model}
 args = ["--enforce-eager", "--max-model-len", "1024", "--served-model-name", "demo"]
 
 [engine.env]
-VLLM_CPU_KVCACHE_SPACE = "1"
 HF_HUB_OFFLINE = "1"
 VLLM_WORKER_MULTIPROC_METHOD = "fork" # the engine core need not import everything again
+
+[engine.default]
+cpu_kv_gib = 1
 
 [[drafters]]
 name = "dflash"

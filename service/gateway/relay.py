@@ -12,7 +12,7 @@ from service.gateway import body, ending, errors, headers, shape, sse
 from service.gateway.call import Call, upstream_headers
 from service.gateway.gate import Engine
 from service.gateway.route import Router
-from service.gateway.upstream import Pool
+from service.gateway.upstream import Pool, fail_when_lost
 
 RESENDS = 2  # of a request that has had no answer when its engine went away
 EVENT_STREAM = "text/event-stream"
@@ -115,6 +115,7 @@ class Relay:
                 data=body.payload(call.body),
                 allow_redirects=False,
             )
+            fail_when_lost(upstream)
             try:
                 return await self._stream(call, upstream)
             finally:

@@ -79,6 +79,27 @@ class Pool:
                 task.add_done_callback(self._closing.discard)
 
 
+def fail_when_lost(answer: aiohttp.ClientResponse) -> None:
+    """Wake a reader whose connection is gone.
+
+    aiohttp 3.14's client leaves it waiting for ever when chunk framing breaks within a body.
+    """
+    connection = answer.connection
+    if connection is None or connection.protocol is None:
+        return  # the whole answer is here
+    closed = connection.protocol.closed
+    if closed is None:
+        return
+
+    def lost(future: asyncio.Future[None]) -> None:
+        broken = not future.cancelled() and future.exception()
+        content = answer.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError(f"connection lost: {broken}"))
+
+    closed.add_done_callback(lost)
+
+
 async def accepts(socket: str) -> bool:
     """Whether somebody listens on a unix socket."""
     try:

@@ -62,7 +62,7 @@ async def test_tokens_from_usage_equal_the_engines_own_count(engine_socket):
         await asyncio.gather(*load._workers, return_exceptions=True)
         received = load.tokens
         async with asyncio.timeout(IDLE_S):
-            while (after := parse_counters(await load.metrics())).running:
+            while (after := parse_counters(await load.metrics())).running:  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.05)
     generated = after.generation_tokens - before.generation_tokens
 

@@ -24,36 +24,37 @@ START_TEXTS = [
     (
         (
             "ValueError: No available memory for the cache blocks. Try increasing "
-            "`gpu_memory_utilization` when initializing the engine (this flag also controls CPU memory "
-            "reservation on the CPU backend, despite its name)."
+            "`gpu_memory_utilization` when initializing the engine (this flag also controls CPU "
+            "memory reservation on the CPU backend, despite its name)."
         ),
         FailureKind.NO_KV_MEMORY,
     ),
     (
         (
-            "ValueError: Free memory on device cuda:0 (3.1/31.4 GiB) on startup is less than desired "
-            "GPU memory utilization (0.92, 28.9 GiB). Decrease GPU memory utilization"
+            "ValueError: Free memory on device cuda:0 (3.1/31.4 GiB) on startup is less than "
+            "desired GPU memory utilization (0.92, 28.9 GiB). Decrease GPU memory utilization"
         ),
         FailureKind.FOREIGN_MEMORY,
     ),
     (
         (
-            "ValueError: Free memory on device cuda:0 (3.1/31.4 GiB) is less than the engine's budget "
-            "after excluding external process's weights"
+            "ValueError: Free memory on device cuda:0 (3.1/31.4 GiB) is less than the engine's "
+            "budget after excluding external process's weights"
         ),
         FailureKind.FOREIGN_MEMORY,
     ),
     (
         (
-            "ValueError: Externally held weights on device cuda:0 (20.0 GiB) exceed the desired GPU "
-            "memory utilization (0.5, 15.7 GiB)"
+            "ValueError: Externally held weights on device cuda:0 (20.0 GiB) exceed the desired "
+            "GPU memory utilization (0.5, 15.7 GiB)"
         ),
         FailureKind.NO_KV_MEMORY,
     ),
     (
         (
-            "ValueError: To serve at least one request with the model's max seq len (131072), (16.0 "
-            "GiB KV cache is needed, which is larger than the available KV cache memory (9.1 GiB)."
+            "ValueError: To serve at least one request with the model's max seq len (131072), "
+            "(16.0 GiB KV cache is needed, which is larger than the available KV cache memory "
+            "(9.1 GiB)."
         ),
         FailureKind.NO_KV_MEMORY,
     ),
@@ -70,8 +71,8 @@ START_TEXTS = [
     ),
     (
         (
-            "  Value error, num_speculative_tokens must be provided with speculative model unless the "
-            "draft model config contains an n_predict parameter. [type=value_error]"
+            "  Value error, num_speculative_tokens must be provided with speculative model unless "
+            "the draft model config contains an n_predict parameter. [type=value_error]"
         ),
         FailureKind.BAD_FLAG,
     ),
@@ -113,8 +114,8 @@ START_TEXTS = [
     ),
     (
         (
-            "TimeoutError: Timed out waiting for engine core processes to start. This is often caused "
-            "by slow weight loading (configured by VLLM_ENGINE_READY_TIMEOUT_S)"
+            "TimeoutError: Timed out waiting for engine core processes to start. This is often "
+            "caused by slow weight loading (configured by VLLM_ENGINE_READY_TIMEOUT_S)"
         ),
         FailureKind.TIMEOUT,
     ),

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from scripted_engine import scripted_engine
+from scripted_engine import scripted_engine, until
 
 from tuner.replay import SEED, Load, ReplayRequest, pinned, replay
 
@@ -101,10 +101,12 @@ def test_nothing_to_replay_is_refused(tmp_path):
 
 async def test_tokens_are_counted_from_usage_not_from_chunks(tmp_path):
     """The count equals what the engine generated, at three tokens a chunk, and within a window."""
-    async with scripted_engine(tmp_path) as engine:
-        async with Load(socket=engine.socket, requests=[request()], concurrency=3) as load:
-            windows = [await load.window(0.15), await load.window(0.15)]
-            counted, generated = load.tokens, engine.generated
+    async with (
+        scripted_engine(tmp_path) as engine,
+        Load(socket=engine.socket, requests=[request()], concurrency=3) as load,
+    ):
+        windows = [await load.window(0.15), await load.window(0.15)]
+        counted, generated = load.tokens, engine.generated
 
     assert all(window.output_tokens > 50 for window in windows)
     # at most the chunks that are between the two processes' ends of the socket
@@ -128,10 +130,12 @@ async def test_concurrency_is_exact_and_lasts(tmp_path):
 async def test_every_window_sends_the_same_order(tmp_path):
     """Two candidates see the same requests in the same order, whatever ran before."""
     requests = [request(str(number)) for number in range(50)]
-    async with scripted_engine(tmp_path) as engine:
-        async with Load(socket=engine.socket, requests=requests, concurrency=2) as load:
-            await load.window(0.15, salt="one", first=10)
-            await load.window(0.15, salt="two", first=10)
+    async with (
+        scripted_engine(tmp_path) as engine,
+        Load(socket=engine.socket, requests=requests, concurrency=2) as load,
+    ):
+        await load.window(0.15, salt="one", first=10)
+        await load.window(0.15, salt="two", first=10)
 
     def order(salt):
         return [body["prompt"] for body in engine.bodies if body["cache_salt"] == f"{salt}-0"][:5]
@@ -141,9 +145,11 @@ async def test_every_window_sends_the_same_order(tmp_path):
 
 async def test_a_second_lap_finds_no_cached_prefix(tmp_path):
     """A faster candidate comes round sooner and must not earn cache hits for it."""
-    async with scripted_engine(tmp_path, token_s=0.001) as engine:
-        async with Load(socket=engine.socket, requests=[request()], concurrency=1) as load:
-            await load.window(0.1, salt="s")
+    async with (
+        scripted_engine(tmp_path, token_s=0.001) as engine,
+        Load(socket=engine.socket, requests=[request()], concurrency=1) as load,
+    ):
+        await load.window(0.1, salt="s")
 
     salts = [body["cache_salt"] for body in engine.bodies]
     assert len(salts) > 2
@@ -198,13 +204,10 @@ async def test_cancelling_ends_the_requests_at_once(tmp_path):
         running = asyncio.create_task(
             replay(socket=engine.socket, requests=[request()], concurrency=3, seconds=60)
         )
-        async with asyncio.timeout(LONG_S):
-            while engine.in_flight < 3:
-                await asyncio.sleep(0.01)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            while engine.in_flight:
-                await asyncio.sleep(0.01)
+        await until(lambda: engine.in_flight == 3)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await until(lambda: not engine.in_flight)
 
     assert running.cancelled()
     assert 3 == engine.aborted
