@@ -197,12 +197,11 @@ class Answer:
     async def break_off(self, response: web.StreamResponse | None) -> web.StreamResponse:
         self.engine.failed += 1
         transport = self.request.transport
+        await asyncio.sleep(0.05)  # what was written goes out first
         match self.kind:
             case "die":
-                await asyncio.sleep(0.05)  # what was written goes out first
                 os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
-                await asyncio.sleep(0.05)
                 os._exit(0)
             case "bad_chunks":
                 transport.write(b"zz\r\nnot a chunk\r\n")

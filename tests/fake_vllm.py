@@ -3,7 +3,7 @@
 Usage:  python tests/fake_vllm.py --uds PATH [vLLM flags]      also --host/--port and --help=all
 
 It serves /health /version /metrics /v1/models /v1/completions /v1/chat/completions, and for tests
-/fake/state (counts) and /fake/last (headers and base64 body of the last request).
+/fake/state (counts), /fake/last (headers and base64 body of the last request) and POST /fake/reset.
 `fake_engine.answer(prompt, n)` is the text it gives, whatever the knobs.
 
 The script is JSON in the variable FAKE_VLLM, or in the file named by FAKE_VLLM_FILE, which is read
@@ -111,6 +111,7 @@ class Service:
                 web.get("/v1/models", self.models),
                 web.get("/fake/state", self.state),
                 web.get("/fake/last", self.last),
+                web.post("/fake/reset", self.reset),
                 web.post("/v1/completions", self.generate),
                 web.post("/v1/chat/completions", self.generate),
                 web.route("*", "/{path:.*}", self.other),
@@ -137,6 +138,14 @@ class Service:
 
     async def last(self, _: web.Request) -> web.Response:
         return await json_answer(self.engine.last)
+
+    async def reset(self, _: web.Request) -> web.Response:
+        fresh = Engine(model=self.engine.model, draft_length=self.engine.draft_length)
+        kept = {"running", "stopping", "aborting"}
+        for name, value in vars(fresh).items():
+            if name not in kept:
+                setattr(self.engine, name, value)
+        return await json_answer({})
 
     async def other(self, request: web.Request) -> web.Response:
         await self.note(request)

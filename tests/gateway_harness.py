@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,8 @@ import aiohttp
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 ROOT = FAKE.parent.parent
-DEADLINE_S = 15.0  # for a process to come up, on two busy cores
+_starts = itertools.count(1)
+DEADLINE_S = 60.0  # for a process to come up, on two busy cores
 POLL_S = 0.02
 
 
@@ -47,32 +49,52 @@ class FakeEngine:
     """A fake vLLM on a unix socket, with a script that can be changed at any time."""
 
     folder: Path
-    token: str
+    name: str
     args: tuple[str, ...] = ()
+    token: str = ""
     process: subprocess.Popen | None = None
+
+    def __post_init__(self) -> None:
+        self.token = f"{self.name}-{next(_starts)}"
 
     @property
     def socket(self) -> Path:
-        return self.folder / f"{self.token}.sock"
+        return self.folder / f"{self.name}.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
 
     def script(self, **wanted: Any) -> None:
         """What it does from now on."""
-        path = self.folder / f"{self.token}.json"
+        path = self.folder / f"{self.name}.json"
         path.with_suffix(".new").write_text(json.dumps(wanted))
         path.with_suffix(".new").replace(path)
 
-    async def start(self, **wanted: Any) -> "FakeEngine":
+    def start(self, **wanted: Any) -> "FakeEngine":
         self.script(**wanted)
-        env = {**os.environ, "FAKE_VLLM_FILE": str(self.folder / f"{self.token}.json")}
-        with (self.folder / f"{self.token}.log").open("wb") as log:
+        env = {**os.environ, "FAKE_VLLM_FILE": str(self.folder / f"{self.name}.json")}
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(FAKE), "--uds", str(self.socket), *self.args],
                 env=env,
                 stderr=log,
                 start_new_session=True,
             )
-        await until(lambda: get(self.socket, "/health", text=True))
+        come_up(self.process, self.log, r"(startup complete)")
         return self
+
+    async def fresh(self, **wanted: Any) -> "FakeEngine":
+        """Like new, under a new token."""
+        self.script(**wanted)
+        self.token = f"{self.name}-{next(_starts)}"
+        await until(lambda: self.runs(0))
+        await get(self.socket, "/fake/reset", method="POST")
+        return self
+
+    async def runs(self, count: int) -> bool:
+        """Whether so many requests run."""
+        return (await self.state())["running"] == count
 
     def route(self, **more: Any) -> dict[str, Any]:
         """This engine as tunerd names it to the gateway."""
@@ -91,14 +113,24 @@ class FakeEngine:
         return await get(self.socket, "/fake/last")
 
 
-async def get(socket, path, *, text=False):
-    """GET on a unix socket; None if nobody answers."""
+def come_up(process, log, pattern):
+    """Wait until a process says in its log that it serves; what it says."""
+    end = time.monotonic() + DEADLINE_S
+    while (found := re.search(pattern, log.read_text())) is None:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(POLL_S)
+    return found[1]
+
+
+async def get(socket, path, *, method="GET"):
+    """Ask on a unix socket; None if nobody answers."""
     try:
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
-            session.get(f"http://x{path}") as answer,
+            session.request(method, f"http://x{path}") as answer,
         ):
-            return (await answer.text() or "ok") if text else await answer.json()
+            return await answer.json()
     except (aiohttp.ClientError, OSError):
         return None
 
@@ -114,6 +146,8 @@ class Gateway:
     port: int = 0
     session: aiohttp.ClientSession | None = None
     admin: aiohttp.ClientSession | None = None
+    first: int = 0  # record before this test
+    before: dict[str, Any] = field(default_factory=dict)  # counters at its start
 
     @property
     def socket(self) -> Path:
@@ -139,15 +173,17 @@ class Gateway:
             "[tuning]",
             *(f"{key} = {json.dumps(value)}" for key, value in self.tuning.items()),
         ]
+        self.folder.mkdir(exist_ok=True)
         path = self.folder / "tuner.toml"
         path.write_text("\n".join(lines))
         return path
 
     def spawn(self, *, prefix=(), **options: Any) -> subprocess.Popen:
         """Start the process without waiting for it."""
-        with self.log.open("ab") as log:
+        config = self.config()
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "service.gateway", "--config", str(self.config())],
+                [*prefix, sys.executable, "-m", "service.gateway", "--config", str(config)],
                 stderr=log,
                 cwd=ROOT,
                 start_new_session=True,
@@ -155,16 +191,13 @@ class Gateway:
             )
         return self.process
 
-    async def start(self, **options: Any) -> "Gateway":
+    def start(self, **options: Any) -> "Gateway":
         process = self.spawn(**options)
-        found = await until(
-            lambda: (
-                process.poll() is not None
-                or re.search(r"serving http://127\.0\.0\.1:(\d+)", self.log.read_text())
-            )
-        )
-        assert found is not True, self.log.read_text()
-        self.port = int(found[1])
+        self.port = int(come_up(process, self.log, r"serving http://127\.0\.0\.1:(\d+)"))
+        return self
+
+    async def open(self) -> "Gateway":
+        """Connect; a gateway that served another test is emptied first."""
         timeout = aiohttp.ClientTimeout(total=30)
         self.session = aiohttp.ClientSession(
             self.url, timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
@@ -172,14 +205,16 @@ class Gateway:
         self.admin = aiohttp.ClientSession(
             "http://gateway", connector=aiohttp.UnixConnector(str(self.socket), limit=0)
         )
+        await self.route(None, gate="hold")
+        state = await self.becomes(in_flight=0, held=0)
+        self.first, self.before = state["records_next"], state["counters"]
         return self
 
     async def close(self) -> None:
         for session in (self.session, self.admin):
             if session is not None:
                 await session.close()
-        if self.process is not None:
-            stop(self.process)
+        self.session = self.admin = None
 
     async def route(self, engine: FakeEngine | None, *, gate: str = "open", **more: Any) -> Any:
         """Set the route as tunerd does."""
@@ -197,8 +232,14 @@ class Gateway:
         return await self.ask("GET", "/state")
 
     async def records(self, after: int = 0, wait_s: float = 0.0) -> list[dict[str, Any]]:
-        params = {"after": after, "wait_s": wait_s}
+        """Records of this test, after the first so many."""
+        params = {"after": self.first + after, "wait_s": wait_s}
         return (await self.ask("GET", "/records", params=params))["records"]
+
+    async def counters(self) -> dict[str, Any]:
+        """What was counted since this test began."""
+        now = (await self.state())["counters"]
+        return {name: value - self.before[name] for name, value in now.items()}
 
     async def outcomes(self, count: int) -> list[str]:
         """The outcomes of the first requests, once there are so many."""
@@ -207,7 +248,7 @@ class Gateway:
             found = await self.records()
             return [record["outcome"] for record in found] if len(found) >= count else None
 
-        return await until(enough, 5)
+        return await until(enough)
 
     async def becomes(self, **wanted: Any) -> dict[str, Any]:
         """The state, once it has these values."""
@@ -216,7 +257,7 @@ class Gateway:
             state = await self.state()
             return state if all(state[key] == value for key, value in wanted.items()) else None
 
-        return await until(there, 5)
+        return await until(there)
 
     async def complete(self, prompt: str = "hello", **more: Any) -> "Reply":
         """One completion, read to its end or to its breaking."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
+import itertools
 import random
+import re
 import sysconfig
 from pathlib import Path
 
@@ -28,6 +29,10 @@ MODULES = tuple(
 MIN_CHARS = 130  # about 40 tokens of the demo tokenizer
 MAX_CHARS = 390  # about 120 tokens
 
+# Patterns, because parsing every module takes seconds and a prompt need not be exact.
+_FUNCTION = re.compile(r"^ *def ", re.MULTILINE)
+_DOCSTRING = re.compile(r'^ *r?"""([A-Z][^"]+)"""', re.MULTILINE)
+
 
 class SourceMissingError(UnavailableError):
     """Cannot read the standard library: this interpreter ships without its source."""
@@ -48,23 +53,19 @@ def sources() -> dict[str, str]:
 
 
 @functools.cache
-def _functions(module: str) -> tuple[tuple[int, int], ...]:
-    """Return (first line, last line) of the functions long enough to be cut."""
-    tree = ast.parse(sources()[module])
-    return tuple(
-        (node.lineno - 1, node.end_lineno or node.lineno)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 8
-    )
+def _functions(module: str) -> tuple[str, ...]:
+    """Return the functions of a module that are long enough to be cut, each up to the next."""
+    text = sources()[module]
+    starts = [match.start() for match in _FUNCTION.finditer(text)]
+    spans = (text[a:b] for a, b in itertools.pairwise([*starts, len(text)]))
+    return tuple(span for span in spans if len(span) * 3 // 4 >= MIN_CHARS)
 
 
 @functools.cache
-def _docstrings(module: str) -> tuple[str, ...]:
-    """Return the docstrings that hold at least one prompt's worth of prose."""
-    tree = ast.parse(sources()[module])
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    texts = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
-    return tuple(inspect.cleandoc(text) for text in texts if text and len(text) > MIN_CHARS + 60)
+def _passages(module: str) -> tuple[str, ...]:
+    """Return the docstrings of a module that hold at least one prompt's worth of prose."""
+    texts = (inspect.cleandoc(text) for text in _DOCSTRING.findall(sources()[module]))
+    return tuple(text for text in texts if len(text) - 40 >= MIN_CHARS)
 
 
 def code_prompts(n: int, seed: int) -> list[str]:
@@ -72,24 +73,20 @@ def code_prompts(n: int, seed: int) -> list[str]:
     rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
     usable = [name for name in sources() if _functions(name)]
     prompts: list[str] = []
-    while len(prompts) < n:
-        module = rng.choice(usable)
-        first, last = rng.choice(_functions(module))
-        text = "".join(sources()[module].splitlines(keepends=True)[first:last])
+    for _ in range(n):
+        text = rng.choice(_functions(rng.choice(usable)))
         limit = min(MAX_CHARS, len(text) * 3 // 4)
-        if limit >= MIN_CHARS:
-            prompts.append(text[: rng.randint(MIN_CHARS, limit)].rstrip(" "))
+        prompts.append(text[: rng.randint(MIN_CHARS, limit)].rstrip(" "))
     return prompts
 
 
 def prose_prompts(n: int, seed: int) -> list[str]:
     """Return n passages of documentation prose, each ending after a whole word."""
     rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
-    usable = [name for name in sources() if _docstrings(name)]
+    usable = [name for name in sources() if _passages(name)]
     prompts: list[str] = []
-    while len(prompts) < n:
-        text = rng.choice(_docstrings(rng.choice(usable)))
+    for _ in range(n):
+        text = rng.choice(_passages(rng.choice(usable)))
         limit = min(MAX_CHARS, len(text) - 40)
-        if limit >= MIN_CHARS:
-            prompts.append(text[: rng.randint(MIN_CHARS, limit)].rsplit(maxsplit=1)[0])
+        prompts.append(text[: rng.randint(MIN_CHARS, limit)].rsplit(maxsplit=1)[0])
     return prompts

@@ -20,44 +20,124 @@ from gateway_harness import FakeEngine, Gateway, stop, terminate, until
 CANARY = "the-canary-sings-at-dawn-4711"
 CANCEL_S = 1.0  # within which an engine must learn that its client left
 MIB = 1024 * 1024
+SPECULATION = '{"method": "ngram", "num_speculative_tokens": 3}'
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
 
+@contextlib.contextmanager
+def started(gateway, **options):
+    """A gateway process, in whose log no text of a request and no defect may be."""
+    try:
+        yield gateway.start(**options)
+    finally:
+        stop(gateway.process)
+    log = gateway.log.read_text()
+    assert CANARY not in log
+    assert "Traceback" not in log
+    assert "Cannot serve a request" not in log
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def ordinary(folder):
+    with started(Gateway(folder / "ordinary", tuning={"sampling": "off"})) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def narrow(folder):
+    limits = {"hold_requests": 2, "hold_mib": 1, "hold_s": 2.0, "max_body_mib": 8}
+    settings = {**limits, "idle_timeout_s": 0.5}
+    with started(Gateway(folder / "narrow", settings, {"sample_requests": 2})) as gateway:
+        yield gateway
+
+
 @pytest.fixture
-async def gateways(tmp_path):
-    """Starts gateways, ends them, and looks for text where none may be."""
-    made = []
-
-    async def start(settings=None, tuning=None, **options):
-        folder = tmp_path / f"g{len(made)}"
-        folder.mkdir()
-        gateway = Gateway(folder, settings or {}, tuning or {})
-        made.append(gateway)
-        return await gateway.start(**options)
-
-    yield start
-    for gateway in made:
-        await gateway.close()
-        log = gateway.log.read_text()
-        assert CANARY not in log
-        assert "Traceback" not in log
-        assert "Cannot serve a request" not in log
+async def gateway(ordinary):
+    """A gateway that keeps no samples."""
+    yield await ordinary.open()
+    await ordinary.close()
 
 
 @pytest.fixture
-async def engines(tmp_path):
-    """Starts fake engines and ends them."""
-    made, numbers = [], itertools.count(1)
+async def strict(narrow):
+    """A gateway with small limits, which keeps two samples of a class."""
+    yield await narrow.open()
+    await narrow.close()
 
-    async def start(*args, **wanted):
-        engine = FakeEngine(tmp_path, f"engine{next(numbers)}", args)
-        made.append(engine)
-        return await engine.start(**wanted)
 
-    yield start
-    for engine in made:
-        if engine.process is not None:
-            stop(engine.process)
+@pytest.fixture
+async def own(tmp_path):
+    """Starts gateways for one test."""
+    with contextlib.ExitStack() as stack:
+        made = []
+
+        async def start(settings=None, **options):
+            gateway = Gateway(tmp_path / f"g{len(made)}", settings or {})
+            made.append(gateway)
+            stack.enter_context(started(gateway, **options))
+            return await gateway.open()
+
+        yield start
+        for gateway in made:
+            await gateway.close()
+
+
+@contextlib.contextmanager
+def fake(folder, name, *args, **wanted):
+    """A fake engine process."""
+    engine = FakeEngine(folder, name, args)
+    try:
+        yield engine.start(**wanted)
+    finally:
+        stop(engine.process)
+
+
+@pytest.fixture(scope="module")
+def first_fake(folder):
+    with fake(folder, "first") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def second_fake(folder):
+    with fake(folder, "second") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def speculating_fake(folder):
+    with fake(folder, "spec", "--speculative-config", SPECULATION) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def engine(first_fake):
+    """A fake engine, as if just started."""
+    return await first_fake.fresh()
+
+
+@pytest.fixture
+async def other(second_fake):
+    """Another one."""
+    return await second_fake.fresh()
+
+
+@pytest.fixture
+async def speculating(speculating_fake):
+    """One that speculates."""
+    return await speculating_fake.fresh()
+
+
+@pytest.fixture
+def mortal(tmp_path):
+    """Starts fake engines that may die."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **wanted: stack.enter_context(fake(tmp_path, "mortal", **wanted))
 
 
 # -- hold and release -----------------------------------------------------------------------------
