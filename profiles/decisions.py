@@ -7,7 +7,7 @@ from profiles.database import Database
 from profiles.errors import ConflictError, NotFoundError
 from profiles.knobs import Knobs
 from profiles.profile import Evidence, Profile
-from profiles.records import InForce, Pin, Promotion, Quarantine
+from profiles.records import Applied, Pin, Promotion, Quarantine
 from profiles.tables import (
     InForceRow,
     PinRow,
@@ -206,7 +206,7 @@ class Decisions:
                 for row, platform in session.exec(query)
             ]
 
-    def set_in_force(self, profile: str, *, why: str, at: float) -> InForce:
+    def set_in_force(self, profile: str, *, why: str, at: float) -> Applied:
         """Record that a profile serves from now on.
 
         Raises:
@@ -215,18 +215,18 @@ class Decisions:
         with self.database.durable() as session:
             found = _resolve(session, profile)
             session.add(InForceRow(profile=found.id, why=why, applied_at=at))
-            return InForce(profile=found.id, why=why, at=at)
+            return Applied(profile=found.id, why=why, at=at)
 
-    def in_force(self) -> InForce | None:
+    def in_force(self) -> Applied | None:
         """What was put in force last; None when nothing ever was."""
         return next(iter(self.in_force_history(1)), None)
 
-    def in_force_history(self, limit: int = 100) -> list[InForce]:
+    def in_force_history(self, limit: int = 100) -> list[Applied]:
         """What was put in force, newest first."""
         query = select(InForceRow).order_by(col(InForceRow.id).desc()).limit(limit)
         with self.database.read() as session:
             return [
-                InForce(profile=row.profile, why=row.why, at=row.applied_at)
+                Applied(profile=row.profile, why=row.why, at=row.applied_at)
                 for row in session.exec(query)
             ]
 

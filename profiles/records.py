@@ -72,7 +72,7 @@ class Pin(Record):
     at: float
 
 
-class InForce(Record):
+class Applied(Record):
     """The profile that was put in force, and why."""
 
     profile: str  # id

@@ -2,22 +2,19 @@
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from profiles.errors import BusyError, ExitCode, TunerError
+from profiles.errors import ExitCode, TunerError
 from service.archive import Archive
 from service.control import Control
 from service.daemon import Daemon
 from service.fingerprint import platform_of
 from service.gateway_client import GatewayClient
 from service.lab import Lab
+from service.lock import make_folders, only_daemon
 from service.logs import configure
 from service.modes import Event
 from service.observer import Observer
@@ -44,8 +41,7 @@ def main() -> int:
     try:
         config = load(options.config)
         paths = Paths.of(config)
-        for folder in (paths.state, paths.run):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folders(paths)
         with only_daemon(paths.lock):
             asyncio.run(serve(config, paths, leave_engine=options.leave_engine))
     except TunerError as error:
@@ -55,26 +51,6 @@ def main() -> int:
         sys.stderr.write(f"tunerd: Cannot use {error.filename}: {error.strerror}.\n")
         return int(ExitCode.STORE)
     return 0
-
-
-@contextlib.contextmanager
-def only_daemon(lock: Path) -> Iterator[None]:
-    """Hold the lock of the state directory.
-
-    Raises:
-        BusyError: another daemon holds it; names its pid.
-    """
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            raise BusyError(f"Another daemon, pid {pid}, owns {lock.parent}.") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
@@ -93,7 +69,12 @@ async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
             archive=archive,
             gateway=gateway,
             slot=slot,
-            observer=Observer(gateway, span_s=policy.window_s, kept_s=policy.probation_s),
+            observer=Observer(
+                gateway,
+                span_s=policy.window_s,
+                kept_s=policy.probation_s,
+                min_requests=policy.min_requests,
+            ),
             lab=Lab(
                 config, paths, slot=slot, archive=archive, gateway=gateway, telemetry=telemetry
             ),

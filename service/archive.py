@@ -91,13 +91,17 @@ class Archive:
         Profiles in quarantine are left out: their class falls back to the default.
         """
         promotions = await self.call(self.store.promotions, platform)
-        banned = {q.knobs for q in await self.call(self.store.quarantined, platform, time.time())}
+        banned = await self.banned(platform)
         found: dict[str, Profile] = {}
         for workload, promotion in promotions.items():
             profile = await self.call(self.store.profile, promotion.profile)
             if profile.knobs.digest() not in banned:
                 found[workload] = profile.model_copy(update={"evidence": promotion.evidence})
         return found
+
+    async def banned(self, platform: str) -> set[str]:
+        """Digests of the knobs in quarantine."""
+        return {q.knobs for q in await self.call(self.store.quarantined, platform, time.time())}
 
     async def pins(self, platform: str) -> dict[str, Profile]:
         """Pinned profiles of this platform by application."""

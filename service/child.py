@@ -1,4 +1,4 @@
-"""`python -m service.child [--listen FD] -- COMMAND...`: become a child that dies with its parent.
+"""`python -m service.child --parent PID [--listen FD] -- COMMAND...`: dies with its parent.
 
 Sets the parent-death signal and, with a socket, the environment of systemd's socket activation,
 then becomes the command. A preexec function could do the same, but runs between fork and exec.
@@ -15,14 +15,14 @@ LISTEN_FD = 3  # where systemd puts the first socket
 
 def main(argv: list[str]) -> None:
     """Never returns."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent or parent == 1:
-        sys.exit(0)  # the parent died before the signal was set
     split = argv.index("--")
-    options, command = argv[:split], argv[split + 1 :]
-    if options:
-        listener = int(options[1])
+    options, command = dict(zip(argv[:split:2], argv[1:split:2], strict=True)), argv[split + 1 :]
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # pid 1 is a fine parent (a container), so only its own word tells whether it still lives
+    if os.getppid() != int(options["--parent"]):
+        sys.exit(0)  # the parent died before the signal was set
+    if "--listen" in options:
+        listener = int(options["--listen"])
         if listener == LISTEN_FD:
             os.set_inheritable(listener, True)
         else:

@@ -1,6 +1,7 @@
 """The control API: HTTP and JSON on two unix sockets, one of them read-only."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -9,12 +10,14 @@ from typing import Any
 
 from aiohttp import web
 
-from profiles.errors import InvalidKnobsError, TunerError
+from profiles.errors import ExitCode, InvalidKnobsError, TunerError
 from profiles.profile import Origin, Profile
 from service.daemon import Daemon
 from service.modes import Event
 from service.status import brief, event, status
 from tuner.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20  # bytes
 MAX_LIMIT = 10_000
@@ -225,6 +228,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         hint = "The read-only socket takes GET only; changes go to control.sock."
         return _failure(error.status, f"{error.reason}: {request.path}", hint, 2)
+    except Exception:
+        log.exception("%s %s", request.method, request.path)
+        return _failure(500, "A defect of tunerd; its log says more.", "", int(ExitCode.INTERNAL))
 
 
 def _failure(code: int, message: str, hint: str, exit_code: int) -> web.Response:

@@ -28,6 +28,7 @@ class Daemon:
         self.steward = Steward(parts, self.state, post=self.post, say=self.say)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._work: dict[str, asyncio.Task[None]] = {}
+        self._fault: str | None = None  # name of a task that died of a defect
         self._effects: dict[Effect, Callable[[], Awaitable[None]]] = {
             Effect.CLOSE_GATE: lambda: parts.slot.hold(self.state.sentence, eta_s=parts.slot.eta_s),
             Effect.OPEN_GATE: parts.slot.release,
@@ -54,17 +55,20 @@ class Daemon:
         self.parts.slot.on_death(self._engine_died)
         self._start("records", self.parts.observer.pump)
         self._start("policy", self.steward.watch)
+        self._start("route", self.parts.slot.keep_route)
         self._start("boot", self._boot)
         try:
             while True:
                 event = await self._events.get()
                 if event is Event.STOPPED:
-                    return
+                    break
                 await self._handle(event)
         finally:
             for task in self._work.values():
                 task.cancel()
             await asyncio.gather(*self._work.values(), return_exceptions=True)
+        if self._fault is not None:
+            raise TunerError(f"The task {self._fault!r} died; the log says why.")
 
     async def _handle(self, event: Event) -> None:
         try:
@@ -101,12 +105,16 @@ class Daemon:
         record = await slot.adopt()
         if record is None:
             self.post(Event.NOTHING_RUNS)
-        elif record.purpose == "serve" and record.knobs == state.target.knobs.canonical():
+        elif record.purpose == "serve" and record.launch == self._wanted_launch():
             await self.say("adopted", f"adopted the running engine, pid {record.pid}")
             self.post(Event.ADOPTED)
         else:
             await self.say("recovery", f"the engine of an unfinished {record.purpose} is replaced")
             self.post(Event.NOTHING_RUNS)
+
+    def _wanted_launch(self) -> str:
+        target = self.state.target
+        return self.parts.slot.plan(target.knobs, profile=target.id, purpose="serve").digest
 
     async def _remembered(self) -> tuple[Profile, str]:
         archive, digest = self.parts.archive, self.parts.platform.digest
@@ -151,9 +159,12 @@ class Daemon:
             self.post(Event.ENGINE_READY)
 
     def _engine_died(self) -> None:
-        now = time.monotonic()
-        self.state.deaths.append(now)
-        many = len(self.state.deaths) == DEATHS and now - self.state.deaths[0] < DEATHS_S
+        now, deaths = time.monotonic(), self.state.deaths
+        if self.state.mode in {Mode.SERVING, Mode.PROBATION}:  # a trial may die as it likes
+            deaths.append(now)
+        many = len(deaths) == DEATHS and now - deaths[0] < DEATHS_S
+        if many:
+            deaths.clear()  # the next profile begins with a clean sheet
         engine = self.parts.slot.engine
         failure = engine.failure(phase="serve").sentence if engine is not None else "unknown"
         log.warning("engine died: %s", failure)
@@ -168,17 +179,23 @@ class Daemon:
         good = self.state.last_good
         if good.knobs == self.state.target.knobs:
             good = self.state.default
+        self._give_up_choice()
         self.state.target, self.state.target_why = good, "the last good profile was restored"
-        self.state.manual = None
         await self._replace()
 
     async def _restore_default(self) -> None:
+        self._give_up_choice()
         self.state.target, self.state.target_why = (
             self.state.default,
             "your configuration was restored",
         )
-        self.state.manual = None
         await self._replace()
+
+    def _give_up_choice(self) -> None:
+        """The operator's choice ends with its failure, not with that of another profile."""
+        manual = self.state.manual
+        if manual is not None and manual.knobs == self.state.target.knobs:
+            self.state.manual = None
 
     async def _quarantine(self) -> None:
         archive, bad = self.parts.archive, self.state.target
@@ -228,16 +245,19 @@ class Daemon:
             await asyncio.sleep(delay)
             self.post(Event.RETRY_DUE)
 
+        await self._cancel("retry")
         self._start("retry", retry)
 
     async def _stop_all(self) -> None:
         for name in ("boot", "policy", "retry", "tuning", "engine"):
             await self._cancel(name)
-        if self.parts.leave_engine:
-            await self.parts.slot.forget()
-        else:
-            await self.parts.slot.stop()
-        self.post(Event.STOPPED)
+        try:
+            if self.parts.leave_engine or self._fault is not None:
+                await self.parts.slot.forget()
+            else:
+                await self.parts.slot.stop()
+        finally:
+            self.post(Event.STOPPED)
 
     # --- tuning ---------------------------------------------------------------------------------
 
@@ -302,6 +322,7 @@ class Daemon:
             except Exception:
                 # a dead side task must not be silent; the supervisor restarts us
                 log.exception("task %s died", name)
+                self._fault = name
                 self.post(Event.STOP_WANTED)
 
         self._work[name] = asyncio.create_task(guarded(), name=name)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import os
 import secrets
 import signal
@@ -50,6 +52,12 @@ class LaunchPlan:
     start_timeout_s: float
     stall_timeout_s: float
 
+    @property
+    def digest(self) -> str:
+        """Hash of command and environment: a changed configuration is another engine."""
+        text = json.dumps([list(self.command), dict(self.env)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
 
 class Engine:
     """A running engine. Made by `launch` or `adopt`; `died` is called once if it ends unasked."""
@@ -77,6 +85,8 @@ class Engine:
     def on_death(self, callback: Callable[[], None]) -> None:
         """Call this once if the engine ends without having been asked to."""
         self._on_death = callback
+        if self.ended.is_set() and not self._stopping:  # it was faster than we are
+            asyncio.get_running_loop().call_soon(callback)
 
     @classmethod
     async def launch(cls, plan: LaunchPlan) -> Self:
@@ -95,6 +105,7 @@ class Engine:
             profile=plan.profile,
             purpose=plan.purpose,
             knobs=plan.knobs.canonical(),
+            launch=plan.digest,
             socket=str(socket),
             log=str(log),
         )

@@ -24,6 +24,7 @@ class EngineRecord:
     profile: str  # id of the profile, or of the trial's knobs
     purpose: str  # "serve" or "trial"
     knobs: str  # canonical JSON
+    launch: str  # digest of the command line and environment
     socket: str
     log: str
     pid: int | None = None  # also its process group

@@ -21,10 +21,13 @@ RETRY_S = 0.5
 class Observer:
     """Reads request records from the gateway and keeps the window of the last minutes."""
 
-    def __init__(self, gateway: GatewayClient, *, span_s: float, kept_s: float) -> None:
+    def __init__(
+        self, gateway: GatewayClient, *, span_s: float, kept_s: float, min_requests: int
+    ) -> None:
         self._gateway = gateway
         self._span_s = span_s
         self._kept_s = max(span_s, kept_s)
+        self._min_requests = min_requests
         self._records: deque[Record] = deque(maxlen=KEPT_RECORDS)
         self._loads: dict[RequestClass, str] = {}
         self._next = 0
@@ -68,6 +71,8 @@ class Observer:
         moment = time.time() if now is None else now
         window = summarise(self._records, now=moment, span_s=self._span_s, loads=self._loads)
         for traffic in window.classes:
+            if traffic.requests < self._min_requests:
+                continue  # the last few of a class that has ended say little about its load
             self._loads[traffic.workload.request] = traffic.workload.load
             self.seen[str(traffic.workload)] = traffic
         return window

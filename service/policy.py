@@ -9,6 +9,9 @@ from tuner.config import PolicyConfig
 
 PIN_SHARE = 0.2  # of the window's tokens: below it a pin does not turn the engine for everybody
 HOUR_S = 3600.0
+MANUAL_WHY = "the operator chose it (`tuner use`)"
+# what a profile is taken to lose on a class that it was not tuned for, at least
+FOREIGN_LOSS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +82,29 @@ def switched(ledger: Ledger, now: float) -> Ledger:
 
 def wanted(facts: Facts, config: PolicyConfig) -> tuple[Profile, str, bool]:
     """The profile that would serve best if a restart were free, why, and whether it is urgent."""
-    plain = facts.plain_waiting > 0 or (
-        facts.last_plain_at is not None and facts.now - facts.last_plain_at < config.plain_s
-    )
-    if plain and not facts.default.knobs.speculating:
-        if not facts.in_force.knobs.speculating:
+    profile, why, urgent = _preferred(facts, config)
+    speculates = facts.in_force.knobs.speculating
+    if facts.default.knobs.speculating or not _plain(facts, config):
+        return profile, why, urgent
+    if profile.knobs.speculating:
+        if not speculates:
             return facts.in_force, "an application sends min_p or logit_bias", False
-        urgent = facts.plain_waiting > 0
-        why = "an application sends min_p or logit_bias, which vLLM refuses while it speculates"
-        return facts.default, why, urgent
+        profile = facts.default
+    elif not speculates:
+        return profile, why, urgent
+    why = "an application sends min_p or logit_bias, which vLLM refuses while it speculates"
+    return profile, why, facts.plain_waiting > 0
+
+
+def _plain(facts: Facts, config: PolicyConfig) -> bool:
+    """Whether requests come that vLLM refuses while it speculates."""
+    last = facts.last_plain_at
+    return facts.plain_waiting > 0 or (last is not None and facts.now - last < config.plain_s)
+
+
+def _preferred(facts: Facts, config: PolicyConfig) -> tuple[Profile, str, bool]:
     if facts.manual is not None:
-        return facts.manual, "the operator chose it (`tuner use`)", True
+        return facts.manual, MANUAL_WHY, True
     pinned = _pinned(facts)
     if pinned is not None:
         return *pinned, False
@@ -128,8 +143,8 @@ def _stay(facts: Facts, config: PolicyConfig, recent: Sequence[float]) -> str | 
 def _gain(facts: Facts, wanted: Profile) -> float:
     """Relative gain of the wanted profile over the one in force, for the present traffic.
 
-    The lower end of the promotion interval: no credit for hope. A pin and the way back to the
-    default count as a full second per second, because somebody asked for them.
+    The lower end of the promotion interval: no credit for hope. A pin counts as a full second per
+    second, because somebody asked for it.
     """
     pinned = any(
         profile.id == wanted.id and facts.window.applications.get(application, 0) > 0
@@ -140,7 +155,7 @@ def _gain(facts: Facts, wanted: Profile) -> float:
     dominant = facts.window.dominant
     if dominant is None:
         return 0.0
-    if wanted.id == facts.default.id:
+    if wanted.knobs == facts.default.knobs:  # also as the profile of a class that kept it
         # the profile in force was never shown to be better for this class
         return _foreign_loss(facts, dominant)
     low = wanted.evidence.gain_low
@@ -150,4 +165,4 @@ def _gain(facts: Facts, wanted: Profile) -> float:
 def _foreign_loss(facts: Facts, dominant: ClassTraffic) -> float:
     """What the profile of another class may lose on this one: unknown, so half its own gain."""
     low = facts.in_force.evidence.gain_low or 0.0
-    return max(low, 0.0) * 0.5 * dominant.share
+    return max(low * 0.5, FOREIGN_LOSS) * dominant.share

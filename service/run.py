@@ -19,9 +19,11 @@ from pathlib import Path
 from types import FrameType
 
 from profiles.errors import ExitCode, TunerError, UnavailableError
+from service.lock import make_folders, only_daemon
 from service.logs import configure
 from tuner.config import Config
 from tuner.config_file import load
+from tuner.paths import Paths
 
 log = logging.getLogger("tuner.run")
 
@@ -50,7 +52,10 @@ class Child:
         """Spawn it in a session of its own: the terminal's Ctrl-C is ours to pass on."""
         handed = [] if self.listener is None else ["--listen", str(self.listener)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.child", *handed, "--", *self.command],
+            [
+                *(sys.executable, "-m", "service.child", "--parent", str(os.getpid())),
+                *(*handed, "--", *self.command),
+            ],
             pass_fds=() if self.listener is None else (self.listener,),
             start_new_session=True,
         )
@@ -80,7 +85,10 @@ def main() -> int:
     configure()
     try:
         config = load(options.config)
-        listener = bind(config)
+        paths = Paths.of(config)
+        make_folders(paths)
+        with only_daemon(paths.lock):  # a daemon that is there already is named before we bind
+            listener = bind(config)
     except TunerError as error:
         sys.stderr.write(f"tuner: {error.sentence()}\n")
         return int(error.exit_code)

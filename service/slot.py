@@ -1,10 +1,12 @@
 """The slot: the one owner of the running engine and of the gate in front of it."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypedDict
 
 from profiles.errors import UnavailableError
 from profiles.knobs import Knobs, render
@@ -20,6 +22,17 @@ FIRST_START_S = 60.0  # guess for Retry-After until one start has been seen
 # a hold ends by itself this long after the expected end if tunerd dies meanwhile
 HOLD_GRACE_S = 120.0
 GATEWAY_RETRY_S = 0.5
+GATEWAY_TRIES = 10
+
+
+class Wish(TypedDict):
+    """What the gateway was last told."""
+
+    gate: str
+    reason: str
+    engine: EngineRoute | None
+    eta_s: float | None
+    ttl_s: float | None
 
 
 class Slot:
@@ -34,6 +47,9 @@ class Slot:
         self._gateway = gateway
         self._on_death: Callable[[], None] | None = None
         self._lock = asyncio.Lock()  # one replacement at a time; owners are the mode table's tasks
+        self._wish: Wish | None = None  # the route in force
+        self._told = asyncio.Lock()  # routes reach the gateway in the order of our wishes
+        self._gateway_pid: int | None = None  # of the gateway that knows the route
 
     def on_death(self, callback: Callable[[], None]) -> None:
         """Call this whenever an engine ends without having been asked to."""
@@ -160,6 +176,10 @@ class Slot:
                 await self.drain()
             finally:
                 await self._stop_engine()
+                # an engine whose adoption or start was cut off has a record, but no place here
+                record = await asyncio.to_thread(EngineRecord.read, self._paths.engine_record)
+                if record is not None:
+                    await reap(record)
 
     async def forget(self) -> None:
         """Leave the engine running for the next daemon to adopt."""
@@ -167,9 +187,9 @@ class Slot:
             await self.engine.client.close()
 
     async def _stop_engine(self) -> None:
-        if self.engine is not None:
-            engine, self.engine = self.engine, None
-            await engine.stop(timeout_s=self._config.engine.stop_timeout_s)
+        if self.engine is not None:  # it stays ours until it is gone, even if this is cancelled
+            await self.engine.stop(timeout_s=self._config.engine.stop_timeout_s)
+            self.engine = None
 
     async def _route(
         self, gate: str, reason: str, *, eta_s: float | None = None, ttl_s: float | None = None
@@ -184,17 +204,30 @@ class Slot:
                 profile=record.profile,
                 refuses_plain=self.engine.knobs.speculating and plain_default,
             )
-        for attempt in range(20):  # a gateway that was restarted is back within a second
-            try:
-                await self._gateway.route(
-                    gate=gate, reason=reason, engine=route, eta_s=eta_s, ttl_s=ttl_s
-                )
-            except UnavailableError:
-                if attempt == 19:
-                    raise
-                await asyncio.sleep(GATEWAY_RETRY_S)
-            else:
+        self._wish = Wish(gate=gate, reason=reason, engine=route, eta_s=eta_s, ttl_s=ttl_s)
+        for _ in range(GATEWAY_TRIES):  # a gateway that was restarted is back within a second
+            with contextlib.suppress(UnavailableError):
+                await self._tell()
                 return
+            await asyncio.sleep(GATEWAY_RETRY_S)
+        # without a gateway there are no requests; it learns the route when it is back
+        log.warning("gateway away gate=%s", gate)
+
+    async def keep_route(self) -> None:
+        """Tell a gateway that was restarted the route in force, until cancelled."""
+        while True:
+            await asyncio.sleep(GATEWAY_RETRY_S)
+            with contextlib.suppress(UnavailableError):
+                state = await self._gateway.state()
+                if self._wish is not None and state["pid"] != self._gateway_pid:
+                    log.info("gateway pid=%s learns the route", state["pid"])
+                    await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._told:
+            self._gateway_pid = None
+            if self._wish is not None:
+                self._gateway_pid = (await self._gateway.route(**self._wish))["pid"]
 
     def _watch(self, engine: Engine) -> None:
         def died() -> None:

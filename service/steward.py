@@ -5,9 +5,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from profiles.errors import ConflictError, TunerError
+from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
+from profiles.errors import ConflictError, InvalidKnobsError, TunerError
 from service.modes import Event, Mode, accepts
-from service.policy import Facts, decide
+from service.policy import MANUAL_WHY, Facts, decide
 from service.probation import Trial, regression
 from service.state import Parts, State
 
@@ -29,6 +30,7 @@ class Steward:
         self.state = state
         self._post = post
         self._say = say
+        self._plain_seen_at: float | None = None
 
     async def watch(self) -> None:
         """Decide once per interval until cancelled."""
@@ -44,9 +46,15 @@ class Steward:
         state, policy = self.state, self.parts.config.policy
         if state.mode is Mode.PROBATION and await self._judge():
             return
-        if state.mode not in {Mode.SERVING, Mode.PROBATION, Mode.TUNING}:
+        if state.mode not in {Mode.SERVING, Mode.PROBATION, Mode.TUNING, Mode.DEGRADED}:
             return
         facts = await self.facts()
+        if state.mode is Mode.DEGRADED and facts.manual is not None:
+            state.target, state.target_why = facts.manual, MANUAL_WHY
+            self._post(Event.SWITCH_WANTED)
+            return
+        if state.mode not in {Mode.SERVING, Mode.PROBATION, Mode.TUNING}:
+            return  # it changed while the facts were gathered: the target is not ours any more
         decision, ledger = decide(facts, state.ledger, policy)
         if state.mode is Mode.TUNING:
             if facts.plain_waiting > 0 or (decision.switch and facts.manual is not None):
@@ -88,16 +96,22 @@ class Steward:
         archive, observer = self.parts.archive, self.parts.observer
         digest = self.parts.platform.digest
         gateway = await self.parts.gateway.state()
+        now = time.time()
+        if gateway["plain_waiting"]:  # its record comes only when it has been answered
+            self._plain_seen_at = now
+        seen = [at for at in (self._plain_seen_at, observer.last_plain_at) if at is not None]
+        banned = await archive.banned(digest)
+        pins = await archive.pins(digest)
         return Facts(
-            now=time.time(),
+            now=now,
             window=observer.window(),
             in_force=self.state.in_force,
             default=self.state.default,
             promoted=await archive.promoted(digest),
-            pins=await archive.pins(digest),
+            pins={a: p for a, p in pins.items() if p.knobs.digest() not in banned},
             manual=self.state.manual,
             plain_waiting=int(gateway["plain_waiting"]),
-            last_plain_at=observer.last_plain_at,
+            last_plain_at=max(seen, default=None),
             restart_s=self.parts.slot.eta_s,
         )
 
@@ -130,9 +144,12 @@ class Steward:
 
         Raises:
             ConflictError: nothing can be tuned now, with the reason.
+            InvalidKnobsError: a name is not that of a class.
         """
         if not accepts(self.state.mode, Event.TUNE_WANTED):
             raise ConflictError(f"Cannot tune while {self.state.mode}.", hint="Try again later.")
+        for workload in workloads:
+            _check_class(workload)
         self.parts.observer.window()
         chosen = tuple(workloads) or tuple(self.parts.observer.seen)
         if not chosen:
@@ -151,3 +168,14 @@ class Steward:
         if self.state.tuned_by_hand or last is None or last < self.state.since:
             return None
         return "live traffic is back"
+
+
+def _check_class(workload: str) -> None:
+    try:
+        WorkloadClass.parse(workload)
+    except ValueError as error:
+        raise InvalidKnobsError(
+            f"{workload!r} is not a workload class.",
+            hint=f"A class is SAMPLING.LENGTHS.LOAD: {' or '.join(Sampling)}; "
+            f"{' or '.join(Lengths)}; {' or '.join(LOADS)}.",
+        ) from error

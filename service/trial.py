@@ -162,7 +162,7 @@ class TrialRunner:
 
     async def _quiet(self) -> bool:
         for _ in range(QUIET_TRIES):
-            await asyncio.sleep(BREATH_S)
+            await asyncio.sleep(min(BREATH_S, self._tuning.block_s))
             if await self._slot.quiet(deadline_s=QUIET_DEADLINE_S):
                 return True
             await self._slot.release("live requests still run")

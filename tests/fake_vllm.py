@@ -3,7 +3,7 @@
 Usage:  python tests/fake_vllm.py --uds PATH [vLLM flags]      also --host/--port and --help=all
 
 It serves /health /version /metrics /v1/models /v1/completions /v1/chat/completions, and for tests
-/fake/state (counts), /fake/last (headers and base64 body of the last request) and POST /fake/reset.
+/fake/state (counts), /fake/last (headers, crc32 and base64 body of the last request) and POST /fake/reset.
 `fake_engine.answer(prompt, n)` is the text it gives, whatever the knobs.
 
 The script is JSON in the variable FAKE_VLLM, or in the file named by FAKE_VLLM_FILE, which is read
@@ -48,12 +48,14 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from fake_engine import Answer, Engine, error_answer, json_answer
 
+MIB = 1024 * 1024
 VERSION = "0.32.0+fake"
 LOGS = {
     "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
@@ -156,7 +158,8 @@ class Service:
         self.engine.last = {
             "path": request.raw_path,
             "headers": [[k, v] for k, v in request.headers.items()],
-            "body": base64.b64encode(raw).decode(),
+            "crc32": zlib.crc32(raw),
+            "body": base64.b64encode(raw[:MIB]).decode(),
         }
         return raw
 

@@ -142,6 +142,7 @@ class Gateway:
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)  # of [gateway]
     tuning: dict[str, Any] = field(default_factory=dict)
+    runtime: Path | None = None
     process: subprocess.Popen | None = None
     port: int = 0
     session: aiohttp.ClientSession | None = None
@@ -151,7 +152,7 @@ class Gateway:
 
     @property
     def socket(self) -> Path:
-        return self.folder / "run" / "gateway.sock"
+        return (self.runtime or self.folder / "run") / "gateway.sock"
 
     @property
     def log(self) -> Path:
@@ -166,6 +167,7 @@ class Gateway:
         settings = {"listen": "127.0.0.1:0", "hold_s": 5.0, "drain_s": 5.0, **self.settings}
         lines = [
             f"state_dir = {json.dumps(str(self.folder))}",
+            f"runtime_dir = {json.dumps(str(self.socket.parent))}",
             "[engine]",
             'model = "some/model"',
             "[gateway]",

@@ -214,6 +214,8 @@ def _sentence(detail: ErrorDetails, where: tuple[str | int, ...]) -> str:
         return f"{name} is not a known key" + (f"; the nearest is {near}" if near else "")
     if detail["type"] == "value_error":
         reason = detail["msg"].removeprefix("Value error, ")
+        if where and reason.startswith(f"{where[-1]} = "):
+            return name + reason.removeprefix(str(where[-1]))
         return f"{name}: {reason}" if name else reason
     node = config_schema.at(where)
     expected = config_schema.describe(node) if node else detail["msg"]

@@ -131,13 +131,16 @@ def store(paths: Paths) -> Check:
         return ok("store", "There is none yet; the first start makes it.")
     try:
         size_mib = paths.store.stat().st_size >> 20
-        source = sqlite3.connect(f"{paths.store.as_uri()}?mode=ro", uri=True)
+        # without a log file, `mode=ro` would leave one, owned by whoever runs this check
+        live = Path(f"{paths.store}-wal").exists()
+        mode = "mode=ro" if live else "immutable=1"
+        source = sqlite3.connect(f"{paths.store.as_uri()}?{mode}", uri=True)
         try:
             verdict = source.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             if size_mib < DATABASE_COPY_MIB:
-                _open_copy(source)
+                _open_copy(source, paths.store)
         finally:
             source.close()
     except (sqlite3.Error, OSError) as error:
@@ -149,7 +152,7 @@ def store(paths: Paths) -> Check:
     return ok("store", f"{paths.store} opens ({size_mib} MiB).")
 
 
-def _open_copy(source: sqlite3.Connection) -> None:
+def _open_copy(source: sqlite3.Connection, original: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="tuner-doctor-") as folder:
         copy = Path(folder) / "tuner.sqlite3"
         target = sqlite3.connect(copy)
@@ -157,7 +160,11 @@ def _open_copy(source: sqlite3.Connection) -> None:
             source.backup(target)
         finally:
             target.close()
-        Store.open(copy, now=time.time()).close()
+        try:
+            Store.open(copy, now=time.time()).close()
+        except StoreError as error:
+            error.message = error.message.replace(str(copy), str(original))
+            raise
 
 
 def daemon(paths: Paths, start: str = "tuner run") -> tuple[Mapping[str, Any] | None, Check]:

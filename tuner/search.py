@@ -56,8 +56,12 @@ def next_candidate(
     seed: int,
     budget: Budget,
     elsewhere: Sequence[Observation] = (),
+    gaussian: bool | None = None,
 ) -> Candidate | Stop:
-    """The next start of one class; `elsewhere` are rows of other classes, used for crashes only."""
+    """The next start of one class; `elsewhere` are rows of other classes, used for crashes only.
+
+    `gaussian` is for choosing the sampler by hand; None takes the best that is installed.
+    """
     reason = _finished(history, budget)
     if reason is not None:
         return Stop(reason=reason)
@@ -81,7 +85,9 @@ def next_candidate(
     designed = _designed(history, design, allowed, attempts)
     if designed is not None:
         return designed
-    return _modelled(history, space, allowed, seed=seed, crashes=bool(cones.failures))
+    return _modelled(
+        history, space, allowed, seed=seed, crashes=bool(cones.failures), gaussian=gaussian
+    )
 
 
 def next_for_classes(
@@ -184,6 +190,7 @@ def _modelled(
     *,
     seed: int,
     crashes: bool,
+    gaussian: bool | None,
 ) -> Candidate:
     told = [row for row in history if space.contains(row.knobs) and (row.measured or row.blamed)]
     mixed = int.from_bytes(hashlib.sha256(f"{seed}:{len(history)}".encode()).digest()[:4])
@@ -192,7 +199,7 @@ def _modelled(
     if not any(row.measured for row in told):
         return Candidate(knobs=_drawn(allowed, mixed), why="drawn at random: nothing worked yet")
     rows = _rows(told, alive=crashes or space.ragged)
-    found = suggest(space, rows, seed=mixed, refuse=_refusal(rows, allowed))
+    found = suggest(space, rows, seed=mixed, refuse=_refusal(rows, allowed), gaussian=gaussian)
     if not found.settled:
         return Candidate(
             knobs=found.knobs, why=f"the model expects most of it after {len(told)} trials"

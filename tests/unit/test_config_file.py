@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from profiles.errors import ConfigError, ExitCode
-from tuner import config_checks, config_file, config_schema, config_text
+from tuner import config_text
 from tuner.config_file import ConfigFileError, find, load, load_paths
 
 MODEL = '[engine]\nmodel = "org/name"\n'
@@ -92,15 +92,23 @@ SENTENCES = [
         MODEL + "stop_timout_s = 3\n",
         "line 3: engine.stop_timout_s is not a known key; the nearest is engine.stop_timeout_s.",
     ),
-    ("drain_s = 3\n" + MODEL, "line 1: drain_s is not a known key; the nearest is gateway.drain_s."),
+    (
+        "drain_s = 3\n" + MODEL,
+        "line 1: drain_s is not a known key; the nearest is gateway.drain_s.",
+    ),
     ("engin = 3\n" + MODEL, "line 1: engin is not a known key; the nearest is engine."),
     (MODEL + "[zzz]\n", "line 3: zzz is not a known key."),
     (
         MODEL + "[engine.default]\ndraft_len = 3\n",
-        "line 4: engine.default.draft_len is not a known key; "
-        "the nearest is engine.default.draft_length.",
+        (
+            "line 4: engine.default.draft_len is not a known key; "
+            "the nearest is engine.default.draft_length."
+        ),
     ),
-    (MODEL + "[gateway]\nhold_s = -1\n", "line 4: gateway.hold_s must be a number above 0, not -1."),
+    (
+        MODEL + "[gateway]\nhold_s = -1\n",
+        "line 4: gateway.hold_s must be a number above 0, not -1.",
+    ),
     (
         MODEL + '[tuning]\ntrials = "12"\n',
         'line 4: tuning.trials must be a whole number above 0, not "12".',
@@ -123,8 +131,10 @@ SENTENCES = [
     ),
     (
         MODEL + "[engine.default]\ngpu_memory_utilization = 1.5\n",
-        "line 4: engine.default.gpu_memory_utilization must be a number above 0 and at most 1, "
-        "not 1.5.",
+        (
+            "line 4: engine.default.gpu_memory_utilization must be a number above 0 and at most 1, "
+            "not 1.5."
+        ),
     ),
     (
         MODEL + 'command = "python"\n',
@@ -141,13 +151,17 @@ SENTENCES = [
     ),
     (
         MODEL + '[gateway]\nlisten = "0.0.0.0:80"\n',
-        'line 4: gateway.listen: listen = "0.0.0.0:80" is not a loopback address; keys for other '
-        "machines do not exist yet, so put an authenticating proxy in front.",
+        (
+            'line 4: gateway.listen = "0.0.0.0:80" is not a loopback address; keys for other '
+            "machines do not exist yet, so put an authenticating proxy in front."
+        ),
     ),
     (
         MODEL + "[engine.default]\ndraft_length = 3\n",
-        "line 3: engine.default: a drafter and a draft length belong together; "
-        'write draft_length = "off" without a drafter to turn speculation off.',
+        (
+            "line 3: engine.default: a drafter and a draft length belong together; "
+            'write draft_length = "off" without a drafter to turn speculation off.'
+        ),
     ),
     (
         MODEL + '[[drafters]]\nname = "a"\nmethod = "ngram"\n[[drafters]]\nname = "b"\n',
@@ -161,7 +175,10 @@ SENTENCES = [
         MODEL + "[policy]\nwindow_s = inf\n",
         "line 4: policy.window_s is a date, a time or no finite number.",
     ),
-    ("state_dir = 1979-05-27\n" + MODEL, "line 1: state_dir is a date, a time or no finite number."),
+    (
+        "state_dir = 1979-05-27\n" + MODEL,
+        "line 1: state_dir is a date, a time or no finite number.",
+    ),
     (
         '[engine]\nmodel = "/no/such/model"\n',
         "line 2: engine.model is /no/such/model, which does not exist.",
@@ -189,13 +206,14 @@ def test_sentences(tmp_path, text, sentence):
 
 def test_all_problems_are_listed(tmp_path):
     """One run of `config check` is enough to repair a file."""
-    text = "".join(
-        (
-            'engin = 1\n[engine]\nmodel = "/no/model"\nargs = ["--uds=/x"]\n',
-            '[gateway]\nhold_s = "long"\nlisten = "0.0.0.0:1"\n[tuning]\npairs = 0\n',
-        )
+    text = (
+        'engin = 1\n[engine]\nmodel = "/no/model"\nargs = ["--uds=/x"]\n'
+        '[gateway]\nhold_s = "long"\nlisten = "0.0.0.0:1"\n[tuning]\npairs = 0\n'
     )
-    keys = {sentence.split(": ", 1)[1].split(" ")[0].rstrip(":") for sentence in problems(tmp_path, text)}
+    keys = {
+        sentence.split(": ", 1)[1].split(" ")[0].rstrip(":")
+        for sentence in problems(tmp_path, text)
+    }
 
     assert {
         "engin",
@@ -205,39 +223,6 @@ def test_all_problems_are_listed(tmp_path):
         "gateway.listen",
         "tuning.pairs",
     } == keys
-
-
-@pytest.mark.parametrize(
-    ("argument", "flag"),
-    [
-        ("--max_num_seqs=8", "--max-num-seqs"),
-        ("--max-num-s", "--max-num-seqs"),
-        ("-sc.method", "-sc"),
-        ("--speculative-config.model=x", "--speculative-config"),
-        ("--port", "--port"),
-        ("--scheduler-cls", "--scheduler-cls"),
-        ("--config=/x.yaml", "--config"),
-        ("--max-model-len", None),
-        ("--config-format", None),
-        ("--model-impl=auto", None),
-        ("--enforce-eager", None),
-        ("-tp", None),
-        ("--", None),
-        ("8", None),
-    ],
-)
-def test_reserved_flags(argument, flag):
-    """Flags that tunerd sets are refused in every spelling that vLLM's parser takes."""
-    assert flag == config_checks.reserved_flag(argument)
-
-
-def test_every_knob_flag_is_reserved_with_a_key_that_exists():
-    """The sentence about a reserved flag never points to a key that is not there."""
-    keys = {setting.path for setting in config_schema.settings()}
-    named = [use for use in config_checks.RESERVED.values() if use.startswith("engine.default.")]
-
-    assert 4 == len(named)
-    assert set(named) <= keys
 
 
 def test_socket_paths_must_fit(tmp_path):
@@ -335,7 +320,8 @@ def test_shown_configuration_is_the_configuration(tmp_path):
     config = load(
         written(
             tmp_path,
-            'state_dir = "s\\u007f"\n[engine]\nmodel = "o/\\"n\\\\"\nenv = {"a.b" = "1\\t\U0001f600"}\n'
+            'state_dir = "s\\u007f"\n[engine]\nmodel = "o/\\"n\\\\"\n'
+            'env = {"a.b" = "1\\t\U0001f600"}\n'
             '[[drafters]]\nname = "n"\nmethod = "ngram"\noptions = {prompt_lookup_max = 4}\n'
             '[engine.default]\ndrafter = "n"\ndraft_length = 4\n',
         )
@@ -347,25 +333,3 @@ def test_shown_configuration_is_the_configuration(tmp_path):
     assert "gateway.drain_s = 120.0  # default" in text.splitlines()
     assert 'engine.default.drafter = "n"' in text.splitlines()
     assert "runtime_dir" not in tomllib.loads(text)
-
-
-def test_secrets_are_hidden():
-    """`config show` prints no token."""
-    shown = config_text.redacted({"engine": {"env": {"HF_TOKEN": "hf_x", "OMP_NUM_THREADS": "2"}}})
-
-    assert {"engine": {"env": {"HF_TOKEN": "(hidden)", "OMP_NUM_THREADS": "2"}}} == shown
-
-
-def test_line_of_finds_keys_in_tables():
-    """Lines are found for plain keys, dotted keys, tables and items of lists of tables."""
-    text = 'a = 1\n[b]\nc.d = 2\n[[e]]\nf = 1\n[[e]]\nf = 2\n[b.g]\n"h" = 3\n'
-    wanted = {("a",): 1, ("b", "c", "d"): 3, ("e", 0, "f"): 5, ("e", 1, "f"): 7, ("b", "g", "h"): 9}
-    found = {path: config_checks.line_of(text, path) for path in wanted}
-
-    assert wanted == found
-    assert config_checks.line_of(text, ("no", "such")) is None
-
-
-def test_candidates_end_in_etc(tmp_path):
-    """A machine-wide file comes last."""
-    assert "/etc/tuner/tuner.toml" == str(config_file.candidates({})[-1])

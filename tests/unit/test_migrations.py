@@ -216,6 +216,8 @@ def test_a_backup_that_cannot_be_made_is_a_sentence(stored, tmp_path):
 def test_damage_is_refused_and_the_file_is_left_alone(stored):
     """Random bytes, an empty file, a cut file and another program's are each a sentence."""
     whole = stored.read_bytes()
+    [(page,)] = rows(stored, "SELECT rootpage FROM sqlite_master WHERE name = 'event'")
+    event = (page - 1) * 4096
     damaged = {
         "random": os.urandom(8192),
         "empty": b"",
@@ -223,6 +225,7 @@ def test_damage_is_refused_and_the_file_is_left_alone(stored):
         "cut within a page": whole[: len(whole) // 2 + 100],
         "cut at a page": whole[: 4096 * 3],
         "one page": whole[:4096],
+        "a page that opening does not read": whole[:event] + b"\xff" * 4096 + whole[event + 4096 :],
         "overwritten": whole[:4096] + os.urandom(len(whole) - 4096),
     }
     for name, content in damaged.items():

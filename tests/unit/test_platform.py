@@ -41,7 +41,7 @@ def platform(**fields):
         {"driver": "590.1"},
         {"vllm": "0.33.0"},
         {"model": "org/other"},
-        {"model_revision": "abd"},
+        {"model_revision": "abe"},
         {"dtype": "bfloat16"},
         {"drafters": {}},
         {"drafters": {"dflash": "dflash org/drafter@eee"}},

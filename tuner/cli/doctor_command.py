@@ -3,7 +3,6 @@
 import click
 
 from profiles.errors import ExitCode
-from tuner import doctor as checks
 from tuner.cli import app, render_tables
 from tuner.cli.app import Command, Session, pass_session
 
@@ -15,6 +14,9 @@ def doctor(session: Session) -> int:
 
     Exit 1 when something fails; a warning is no failure.
     """
+    # it needs half of the distribution, which would slow every other command down
+    from tuner import doctor as checks  # noqa: PLC0415
+
     app.say("Checking; asking vLLM for its flags takes some seconds.")
     found = [check.as_json() for check in checks.run(session.config)]
     failed = sum(check["state"] == "fail" for check in found)

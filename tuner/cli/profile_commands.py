@@ -40,7 +40,8 @@ def list_profiles(session: Session) -> None:
 def show_profile(session: Session, profile: str) -> None:
     """Show one profile with its evidence; PROFILE is the start of an id."""
     answer = _get(session, profile)
-    session.show(answer, lambda: render_tables.render_profile(answer["profile"], now=time.time()))
+    shown = {"id": answer.get("id"), **answer["profile"]}
+    session.show(answer, lambda: render_tables.render_profile(shown, now=time.time()))
 
 
 @profiles.command("export")

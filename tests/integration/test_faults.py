@@ -1,0 +1,215 @@
+"""Engines that fail, and starts that cannot succeed, with real processes around a fake vLLM."""
+
+import json
+import sqlite3
+
+import pytest
+from stage import staged, until
+
+from service.engine_record import members
+
+NOBODY = "/nonexistent/python3"
+
+
+def dies(stage):
+    """Kill the engine as if it had crashed, and wait until another one serves."""
+    token = stage.settled()["engine"]["token"]
+    stage.engines()[0].kill()
+    return stage.becomes(
+        "another engine",
+        lambda s: (
+            s["engine"] is not None
+            and s["engine"]["token"] != token
+            and (s["gateway"] or {}).get("gate") == "open"
+        ),
+    )
+
+
+def test_a_bad_start_restores_the_last_good_profile():
+    """Bad flag or out of memory: the old profile serves again, the bad one is barred and named."""
+    with staged() as stage:
+        stage.script(exit={"code": 1, "log": "flag", "draft_lengths": [15]})
+        stage.start()
+        bad, worse = stage.profile(15), stage.profile(13)
+
+        stage.use(bad)
+        stage.becomes(
+            "the rollback", lambda s: any("not used" in e["sentence"] for e in s["events"])
+        )
+        after = stage.settled("off", modes={"serving"})
+        events = stage.events()
+        assert "start_failed: ngram k=15: The installed vLLM does not accept a flag." in events
+        assert "quarantine: ngram k=15 is not used for 1 h" in events
+        assert "your own configuration" not in after["profile"]["why"]
+
+        stage.script(exit={"code": 1, "log": "oom", "draft_lengths": [13]})
+        stage.use(worse)
+        sentence = "start_failed: ngram k=13: The GPU ran out of memory while loading."
+        until(lambda: sentence in stage.events(), sentence)
+        stage.settled("off", modes={"serving"})
+
+        assert stage.complete("after", 8).right("after", 8)
+        assert 1 == len(stage.engines())
+
+
+def test_an_engine_that_dies_is_started_again():
+    """Three deaths, one with status 0: two restarts, then the default in place of the profile."""
+    with staged(policy={"probation_s": 0.5}) as stage:
+        stage.start()
+        stage.use(stage.profile(3))
+        stage.settled("ngram k=3", modes={"serving"})
+
+        token = stage.settled()["engine"]["token"]
+        stage.script(fail={"kind": "exit", "after": 1})
+        stage.complete("the last words", 16, stream=True)
+        stage.script()
+        again = stage.becomes(
+            "a restart",
+            lambda s: s["engine"] is not None and s["engine"]["token"] != token,
+        )
+        assert any("ended by itself" in e["sentence"] for e in again["events"])
+        assert stage.complete("recovered", 8).right("recovered", 8)
+        stage.settled("ngram k=3", modes={"serving"})
+
+        dies(stage)
+        stage.settled("ngram k=3", modes={"serving"})
+        dies(stage)
+        after = stage.settled("off", modes={"serving"})
+
+        assert "your configuration was restored" == after["profile"]["why"]
+        assert "quarantine: ngram k=3 is not used for 1 h" in stage.events()
+        assert stage.complete("default", 8).right("default", 8)
+
+
+def test_an_engine_that_ignores_sigterm_leaves_nothing():
+    """The whole group goes, a stubborn child included, in a switch and at the end."""
+    with staged(engine={"stop_timeout_s": 0.5}) as stage:
+        stage.script(ignore_sigterm=True, child=True)
+        stage.start()
+        first = stage.record
+        assert 2 == len(members(first.token, None))
+
+        stage.use(stage.profile(3))
+        stage.settled("ngram k=3")
+        assert [] == members(first.token, first.pid)
+        assert not (stage.folder / "run" / f"engine-{first.token}.sock").exists()
+
+        second = stage.record
+        assert 0 == stage.stop()
+        assert [] == members(second.token, second.pid)
+        assert [] == stage.processes()
+
+
+def test_a_request_that_speculation_refuses_is_answered():
+    """min_p under our own speculating profile: held, switched to a plain engine, answered 200."""
+    with staged(policy={"plain_s": 3.0}) as stage:
+        stage.start()
+        stage.use(stage.profile(3))
+        stage.settled("ngram k=3")
+
+        reply = stage.complete("plain", 8, min_p=0.1)
+        assert reply.right("plain", 8)
+        plain = stage.settled("off")
+        assert "min_p" in plain["profile"]["why"]
+
+        # the operator's choice comes back, but not before plain_s have passed
+        stage.settled("ngram k=3")
+        switches = [e for e in reversed(stage.events()) if e.startswith("switch: ")]
+        at = {e["sentence"]: e["at"] for e in stage.status()["events"] if e["kind"] == "switch"}
+        assert 4 == len(switches), switches
+        back = max(when for text, when in at.items() if text.startswith("ngram"))
+        gone = max(when for text, when in at.items() if "min_p" in text)
+        assert back - gone >= 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "words"),
+    [
+        ("[engine\n", 78, "toml"),
+        ('state_dir = "/tmp/x"\n[engine]\nmodel = "/no/such/model"\n', 78, "/no/such/model"),
+    ],
+)
+def test_a_wrong_file_is_refused(text, status, words):
+    """Malformed TOML and a model that is not there: exit 78 and one sentence."""
+    with staged() as stage:
+        stage.write = lambda: stage.folder / "tuner.toml"
+        (stage.folder / "tuner.toml").write_text(text)
+
+        found, said = stage.exits()
+
+        assert status == found
+        assert words in said
+        assert "Traceback" not in said
+
+
+def test_places_that_are_taken():
+    """A second daemon, a port in use, a state directory that is a file: each its own status."""
+    with staged() as stage:
+        stage.start()
+        pid = stage.status()["pid"]
+        with staged(state_dir=str(stage.state)) as second:
+            status, said = second.exits()
+            assert 75 == status
+            assert f"Another daemon, pid {pid}, owns" in said
+            assert "Traceback" not in said
+        with staged(gateway={"listen": f"127.0.0.1:{stage.port}"}) as third:
+            status, said = third.exits()
+            assert 69 == status
+            assert f"127.0.0.1:{stage.port} is in use" in said
+        assert stage.complete().status == 200
+
+    with staged() as stage:
+        stage.state.touch()
+        status, said = stage.exits()
+        assert 74 == status
+        assert "Cannot use the directory" in said
+        assert "Traceback" not in said
+
+
+def test_no_vllm_at_the_command():
+    """Nothing to start: exit 69, what is missing, and no engine, gateway or daemon left."""
+    with staged(engine={"command": [NOBODY, "-m", "vllm"]}) as stage:
+        status, said = stage.exits()
+
+        assert 69 == status
+        assert f"There is no program {NOBODY!r}." in said
+        assert "Traceback" not in said
+        until(lambda: not stage.processes(), "nothing left")
+
+
+def test_a_store_that_cannot_be_used():
+    """Garbage and a newer schema: exit 74, what to do, and the file is as it was."""
+    with staged() as stage:
+        stage.state.mkdir()
+        stage.store.write_bytes(b"this is no database " * 512)
+        status, said = stage.exits()
+        assert 74 == status
+        assert "Move the file aside" in said
+        assert "Traceback" not in said
+        assert b"this is no database " * 512 == stage.store.read_bytes()
+
+        stage.store.unlink()
+        with sqlite3.connect(stage.store) as database:
+            database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+            database.execute("INSERT INTO alembic_version VALUES ('9999')")
+        database.close()
+        status, said = stage.exits("service")
+        assert 74 == status
+        assert "Upgrade tunerd" in said
+        assert "Traceback" not in said
+
+
+def test_the_first_engine_never_starts():
+    """The operator's own configuration fails: degraded, with the reason, and healed by itself."""
+    with staged() as stage:
+        stage.script(exit={"code": 1, "log": "no_kv"})
+        stage.spawn()
+        found = stage.becomes("degraded", lambda s: s["mode"] == "degraded")
+        assert "no engine starts" in found["sentence"]
+        assert any("no memory for KV blocks" in e["sentence"] for e in found["events"])
+
+        stage.script()
+        stage.settled("off")
+        assert stage.complete("healed", 8).right("healed", 8)
+        kept = json.dumps(stage.status())
+        assert "not used for" not in kept

@@ -1,0 +1,103 @@
+"""Tuning sessions against known landscapes, with real processes around a fake vLLM."""
+
+import json
+import math
+
+from stage import staged
+
+from profiles.store import Store
+
+WORKLOAD = "greedy.short-out.single"
+# tokens per second by draft length; far enough apart for two pairs on a busy machine
+PEAK = {0: 40.0, 3: 320.0, 8: 100.0}
+LOSS = {0: 200.0, 3: 60.0, 8: 25.0}
+
+
+def landscape(stage, speeds):
+    """Make the fake engine this fast."""
+    points = [
+        {"num_speculative_tokens": k, "concurrency": 1, "output_tok_s": speed}
+        for k, speed in speeds.items()
+    ]
+    path = stage.folder / "landscape.json"
+    path.write_text(json.dumps({"points": points}))
+    stage.script(landscape=str(path))
+
+
+def send(stage, count=10):
+    """Traffic of one class, so that there are live samples."""
+    for number in range(count):
+        prompt = f"prompt {number}"
+        assert stage.complete(prompt, 8).right(prompt, 8)
+
+
+def tuned(stage, classes=(WORKLOAD,)):
+    """Tune by hand and wait for the verdict; the status afterwards."""
+    status, answered = stage.ask("POST", "/v1/tune", {"classes": list(classes)})
+    assert 200 == status, answered
+    stage.becomes(
+        "the verdict",
+        lambda s: any(e["kind"] == "verdict" for e in s["events"]) and s["mode"] != "tuning",
+    )
+    return stage.settled()
+
+
+def test_a_faster_draft_length_is_found_and_put_in_force():
+    """The peak of the landscape wins its promotion, with evidence, and serves requests."""
+    with staged(policy={"min_requests": 1}) as stage:
+        landscape(stage, PEAK)
+        stage.start()
+        send(stage)
+
+        after = tuned(stage)
+
+        assert "ngram k=3" == after["profile"]["label"], stage.events()
+        evidence = after["profile"]["evidence"]
+        assert evidence["gain_low"] > 0
+        assert math.isclose(8.0, 1 + evidence["gain"], rel_tol=0.6)
+        assert (2, 3) == (evidence["pairs"], evidence["trials"])
+        (found,) = after["traffic"]["classes"]
+        assert WORKLOAD == found["workload"]
+        assert found["state"].startswith("promoted")
+        assert stage.complete("after", 8).right("after", 8)
+        with Store.open(stage.store, now=0.0) as store:
+            rows = store.measurements(after["platform"]["digest"], WORKLOAD)
+        assert {"live"} == {row.samples for row in rows}
+        assert 1 == len(stage.engines())
+
+
+def test_nothing_beats_a_default_that_is_best():
+    """Monotone loss: the default stays, is said to be the best, and synthetic requests suffice."""
+    with staged(policy={"min_requests": 1}, tuning={"sampling": "off"}) as stage:
+        landscape(stage, LOSS)
+        stage.start()
+        send(stage)
+        before = stage.settled()
+
+        after = tuned(stage)
+
+        assert "off" == after["profile"]["label"]
+        sentence = f"verdict: {WORKLOAD}: your configuration is already the best of 3 tried"
+        assert sentence in stage.events()
+        with Store.open(stage.store, now=0.0) as store:
+            rows = store.measurements(before["platform"]["digest"], WORKLOAD)
+        assert {"synthetic"} == {row.samples for row in rows}
+        assert 3 == len(rows)
+
+
+def test_a_failing_candidate_is_a_row_and_never_a_winner():
+    """A draft length whose engine does not start is recorded with its kind, and tuning goes on."""
+    with staged(policy={"min_requests": 1}) as stage:
+        landscape(stage, PEAK)
+        wanted = json.loads((stage.folder / "script.json").read_text())
+        stage.script(**wanted, exit={"code": 1, "log": "oom", "draft_lengths": [8]})
+        stage.start()
+        send(stage)
+
+        after = tuned(stage)
+
+        assert "ngram k=3" == after["profile"]["label"], stage.events()
+        trials = stage.ask("GET", "/v1/trials")[1]["trials"]
+        failed = [t for t in trials if t["status"] == "failed"]
+        assert ["ngram k=8"] == [t["label"] for t in failed]
+        assert "oom_load" == failed[0]["failure"]["kind"]
