@@ -261,4 +261,4 @@ def _text(body: dict[str, Any], key: str) -> str:
 
 def _limit(request: web.Request) -> int:
     text = request.query.get("limit", "100")
-    return min(int(text), MAX_LIMIT) if text.isdigit() else 100
+    return int(text) if LIMIT.fullmatch(text) else MAX_LIMIT if text.isdecimal() else 100

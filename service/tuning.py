@@ -105,7 +105,7 @@ class TuningSession:
                 budget=Budget(trials=study.tuning.trials, failures=study.tuning.failures),
             )
             if isinstance(chosen, Stop):
-                self._say(f"search ended: {chosen.reason}")
+                self._say(f"search ended: {chosen.reason}", histories=histories)
                 return None
             paused = await self._pause()
             if paused is not None:
@@ -189,7 +189,7 @@ class TuningSession:
                 for number, m in enumerate(
                     await self._archive.measurements(self._study.platform, workload), start=1
                 )
-                if m.phase == "search" and (m.usable or m.failure is not None)
+                if m.phase == "search"
             ]
             for workload in self._plans
         }

@@ -16,7 +16,7 @@ from tuner.cli import (
 )
 from tuner.version import version
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 NOW = time.time()

@@ -3,7 +3,8 @@
 Usage:  python tests/fake_vllm.py --uds PATH [vLLM flags]      also --host/--port and --help=all
 
 It serves /health /version /metrics /v1/models /v1/completions /v1/chat/completions, and for tests
-/fake/state (counts), /fake/last (headers, crc32 and base64 body of the last request) and POST /fake/reset.
+/fake/state (counts), /fake/last (headers, crc32 and base64 body of the last request), and
+POST /fake/reset.
 `fake_engine.answer(prompt, n)` is the text it gives, whatever the knobs.
 
 The script is JSON in the variable FAKE_VLLM, or in the file named by FAKE_VLLM_FILE, which is read

@@ -138,10 +138,12 @@ class VllmStage:
     async def serving(self, label: str | None = None) -> dict:
         """Wait until a profile with this label is in force and the gate is open."""
         return await self.until(
-            lambda s: s["mode"] in {"serving", "probation"}
-            and s["gateway"] is not None
-            and s["gateway"]["gate"] == "open"
-            and (label is None or s["engine"]["label"].startswith(label))
+            lambda s: (
+                s["mode"] in {"serving", "probation"}
+                and s["gateway"] is not None
+                and s["gateway"]["gate"] == "open"
+                and (label is None or s["engine"]["label"].startswith(label))
+            )
         )
 
     def profile(self, **knobs) -> str:

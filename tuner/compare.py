@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 EFFECT_VARIANCE = 4.0  # g: variance of the effect size, in units of the noise, under the mixture
 
@@ -45,6 +46,7 @@ def fixed_interval(differences: Sequence[float], *, confidence: float = 0.95) ->
     return _around(mean, quantile * statistics.stdev(differences) / math.sqrt(count))
 
 
+@lru_cache(maxsize=64)  # a promotion asks for the same one again and again
 def student_quantile(probability: float, freedom: int) -> float:
     """The quantile of Student's t distribution, for 0 < probability < 1.
 

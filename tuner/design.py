@@ -56,16 +56,12 @@ def _spread(space: Space, default: Knobs) -> Iterator[tuple[str | None, int, str
         name: sorted({point.draft_tokens for point in space.points() if point.drafter == name})
         for name in space.drafters
     }
-    wanted = (("small", SMALL), ("middle", MIDDLE), ("largest", None))
+    wanted = (("a small", SMALL), ("a middle", MIDDLE), ("the largest", None))
     for word, target in wanted:  # one drafter after the other, so that a short design sees all
         for name, found in lengths.items():
             if found:
                 best = found[-1] if target is None else _nearest(found, target)
-                yield (
-                    name,
-                    best,
-                    f"a {word} draft length of {name}".replace("a largest", "the largest"),
-                )
+                yield name, best, f"{word} draft length of {name}"
 
 
 def _nearest(lengths: Sequence[int], target: int) -> int:

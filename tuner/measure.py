@@ -18,6 +18,7 @@ STEADY_SHARE = 0.95  # of the concurrency that must be in flight on average
 REFUSED_SHARE = 0.1  # of requests answered with 4xx above which the samples are unfit
 FOREIGN_SHARE = 0.05  # of tokens the engine may have generated beyond ours
 STEP_TOKENS = 16  # tokens one request may emit in the step that straddles an edge
+EXTENSION = 4  # a slow engine gets so many times the planned blocks to end enough requests
 WARMUP_LIMIT = 5  # times the warm-up may be repeated until a request has ended
 # A power cap (SwPowerCap) is how the card is set up and holds for every candidate: it is recorded
 # but does not spoil a comparison. Heat and power brakes come and go by themselves.
@@ -97,8 +98,9 @@ async def measure(
             sensing = None if telemetry is None else telemetry.window()
             readings.append(parse_counters(await load.metrics()))
             received.append(load.tokens)
-            for number in range(plan.blocks):
-                if load.gone:
+            for number in range(plan.blocks * EXTENSION):
+                answered = sum(result.requests for result in results)
+                if load.gone or (number >= plan.blocks and answered >= plan.concurrency):
                     break
                 result = await load.window(
                     plan.block_s,
@@ -183,7 +185,7 @@ def _reasons(
         yield f"The engine refused {refused} of {refused + answered} requests as malformed."
     if answered < plan.concurrency:
         yield (
-            f"Only {answered} requests ended in {plan.blocks} blocks of {plan.block_s:g} s at "
+            f"Only {answered} requests ended in {len(results)} blocks of {plan.block_s:g} s at "
             f"concurrency {plan.concurrency}; make tuning.block_s longer."
         )
     busy = min((result.busy for result in results), default=0.0)

@@ -38,14 +38,15 @@ def schedule_pairs(rounds: int, arms: Sequence[str], seed: int) -> list[tuple[st
     if DEFAULT_ARM in arms or len(set(arms)) != len(arms):
         raise ValueError(f"arms must be distinct and not {DEFAULT_ARM!r}: {', '.join(arms)}")
 
-    def rank(number: int, arm: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{number}:{arm}".encode()).digest()
+    def shuffled(number: int) -> tuple[str, ...]:
+        return tuple(
+            sorted(
+                (DEFAULT_ARM, *arms),
+                key=lambda arm: hashlib.sha256(f"{seed}:{number}:{arm}".encode()).digest(),
+            )
+        )
 
-    everyone = (DEFAULT_ARM, *arms)
-    return [
-        tuple(sorted(everyone, key=lambda arm, number=number: rank(number, arm)))  # type: ignore[misc]
-        for number in range(rounds)
-    ]
+    return [shuffled(number) for number in range(rounds)]
 
 
 def already_best(trials: int) -> Verdict:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -22,7 +23,8 @@ from service.demo.stage import Stage
 from service.demo.traffic import Application, Load, Tally, editor, writer
 
 CLIENTS = 8  # of the application that is looked at
-LEARN_S = 20.0  # of traffic before a class is known
+LEARN_REQUESTS = 16  # of an application before its class is looked at
+LEARN_S = 180.0  # longest wait for them
 PHASE_S = 120.0  # longest wait for a switch
 AFTER_S = 8.0  # of traffic after a switch
 
@@ -37,11 +39,17 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(stderr=options.json, highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="tuner-demo-"))
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # end what was started, then ourselves
     try:
         result = asyncio.run(Demo(console, folder, quick=options.quick).run(options.cache))
     except TunerError as error:
         console.print(f"[red]{error.sentence()}[/red]")
         return int(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
     finally:
         if options.keep:
             console.print(f"store and logs: {folder}")
@@ -102,10 +110,17 @@ class Demo:
     async def _learn(self, stage: Stage, application: Application) -> str:
         """Let one application alone send until its traffic has a class."""
         self._say(f"{application.name} sends with {CLIENTS} clients")
+        deadline = time.monotonic() + LEARN_S
+        mine: list[dict[str, Any]] = []
         async with self._load(stage, application, CLIENTS):
-            await asyncio.sleep(LEARN_S)
-            status = await asyncio.to_thread(stage.status)
-        mine = [c for c in status["traffic"]["classes"] if application.name in c["applications"]]
+            while sum(c["requests"] for c in mine) < LEARN_REQUESTS:
+                if time.monotonic() > deadline:
+                    raise TunerError(f"{application.name} got no answers in {LEARN_S:g} s.")
+                await asyncio.sleep(1.0)
+                status = await asyncio.to_thread(stage.status)
+                mine = [
+                    c for c in status["traffic"]["classes"] if application.name in c["applications"]
+                ]
         row = max(mine, key=lambda c: c["requests"])
         self._say(
             f"  class {row['workload']}: {row['requests']} requests, "

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -62,7 +63,7 @@ draft_lengths = {lengths}
 
 [policy]
 interval_s = 2
-window_s = 20
+window_s = 30
 min_requests = 8
 dwell_s = 5
 switches_per_hour = 60
@@ -99,7 +100,10 @@ class Stage:
     def __enter__(self) -> Self:
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.run", "--config", str(self.config)],
+                [
+                    *(sys.executable, "-m", "service.child", "--parent", str(os.getpid()), "--"),
+                    *(sys.executable, "-m", "service.run", "--config", str(self.config)),
+                ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import uvloop
 from profiles.errors import ExitCode, TunerError
 from service.gateway.listener import inherited
 from service.gateway.server import serve
+from service.logs import configure
 from tuner.config_file import load
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m service.gateway", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the configuration file")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    configure()
     try:
         config = load(arguments.config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

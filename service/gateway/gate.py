@@ -168,7 +168,8 @@ class Gate:
         bisect.insort(self._waiting, ticket, key=lambda other: other.number)
 
     def _count(self, ticket: Ticket, now: float) -> None:
-        waited_s = max(now - (ticket.waiting_since or now), 0.0)
+        since = now if ticket.waiting_since is None else ticket.waiting_since
+        waited_s = max(now - since, 0.0)
         ticket.waiting_since = None
         ticket.held_s += waited_s
         self.cost.total += 1

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from vllm_stage import CACHE, VllmStage
 
 from service.demo.deepen import PAIR, demo_pair
 from service.engine_record import KEEP_ENVIRON, TOKEN_VARIABLE, members
-from vllm_stage import CACHE, VllmStage
 
 READY_S = 300.0
 

@@ -2,10 +2,12 @@
 
 import json
 import sqlite3
+from contextlib import closing
 
 import pytest
 from stage import staged, until
 
+from profiles.store import Store
 from service.engine_record import members
 
 NOBODY = "/nonexistent/python3"
@@ -114,11 +116,11 @@ def test_a_request_that_speculation_refuses_is_answered():
 
         # the operator's choice comes back, but not before plain_s have passed
         stage.settled("ngram k=3")
-        switches = [e for e in reversed(stage.events()) if e.startswith("switch: ")]
-        at = {e["sentence"]: e["at"] for e in stage.status()["events"] if e["kind"] == "switch"}
+        events = reversed(stage.ask("GET", "/v1/history")[1]["events"])
+        switches = [(e["at"], e["sentence"]) for e in events if e["kind"] == "switch"]
         assert 4 == len(switches), switches
-        back = max(when for text, when in at.items() if text.startswith("ngram"))
-        gone = max(when for text, when in at.items() if "min_p" in text)
+        (gone, why), (back, _) = switches[2:]
+        assert "min_p" in why
         assert back - gone >= 2.0
 
 
@@ -189,10 +191,9 @@ def test_a_store_that_cannot_be_used():
         assert b"this is no database " * 512 == stage.store.read_bytes()
 
         stage.store.unlink()
-        with sqlite3.connect(stage.store) as database:
-            database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
-            database.execute("INSERT INTO alembic_version VALUES ('9999')")
-        database.close()
+        Store.open(stage.store, now=0.0).close()
+        with closing(sqlite3.connect(stage.store)) as database, database:
+            database.execute("UPDATE alembic_version SET version_num = '9999'")
         status, said = stage.exits("service")
         assert 74 == status
         assert "Upgrade tunerd" in said

@@ -4,9 +4,9 @@ import asyncio
 import time
 
 import pytest
+from vllm_stage import client, complete, stream
 
 from service.demo.prompts import code_prompts
-from vllm_stage import client, complete, stream
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -86,7 +86,7 @@ async def test_streams_survive_hot_restarts(stage, record_property):
 
 
 async def test_a_profile_that_does_not_start_is_rolled_back(stage):
-    """vLLM refuses the knobs: the last good profile is restored, requests wait and are answered."""
+    """VLLM refuses the knobs: the last good profile is restored, requests wait and are answered."""
     await stage.serving()
     bad = stage.profile(drafter="broken", draft_length=4)
     await stage.use(bad)
@@ -102,7 +102,7 @@ async def test_a_profile_that_does_not_start_is_rolled_back(stage):
 
 
 async def test_min_p_is_answered_although_we_turned_speculation_on(stage):
-    """vLLM answers 400 to min_p while it speculates; an application must not notice that we did."""
+    """VLLM answers 400 to min_p while it speculates; an application must not notice that we did."""
     await stage.serving()
     await stage.use(stage.profile(drafter="ngram", draft_length=5))
     await stage.serving("ngram k=5")

@@ -1,8 +1,10 @@
 """The service as its users see it: one stage for all of these tests, with a fake vLLM."""
 
 import asyncio
+import http.client
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from stage import staged
@@ -18,7 +20,7 @@ CLIENTS, EACH = 4, 6
 @pytest.fixture(scope="module")
 def stage():
     """A running service; every test leaves it serving."""
-    with staged(policy={"min_requests": 5, "window_s": 5.0}) as made:
+    with staged(policy={"min_requests": 5, "window_s": 5.0, "plain_s": 0.5}) as made:
         made.script(token_delay_s=0.002)
         yield made.start()
 
@@ -179,9 +181,12 @@ def test_a_request_leaves_no_text_behind(stage):
     """The words of a client are in no file below the state directory and in no log."""
     prompt = f"remember {CANARY}"
     assert stage.complete(prompt, 30, stream=True).right(prompt, 30)
-    assert stage.complete(prompt, 30, min_p=0.1, application=CANARY[:9]).right(prompt, 30)
     stage.use(stage.profile(3))
     stage.settled("ngram k=3")
+    assert stage.complete(prompt, 30, min_p=0.1).right(prompt, 30)
+    with closing(http.client.HTTPConnection("127.0.0.1", stage.port)) as connection:
+        connection.request("POST", "/v1/completions", f'{{"prompt": "{prompt}", ')
+        assert 400 == connection.getresponse().status
 
     files = [path for path in stage.folder.rglob("*") if path.is_file()]
     assert stage.log in files

@@ -6,9 +6,9 @@ import os
 import signal
 
 import pytest
+from vllm_stage import VllmStage, client, complete, stream
 
 from service.demo.prompts import code_prompts
-from vllm_stage import VllmStage, client, complete, stream
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
@@ -45,7 +45,7 @@ async def kill_daemon(stage):
 
 
 async def test_search_survives_kill_9_and_promotes_what_is_better(searching):
-    """kill -9 in a trial and in a switch: no orphan, store intact, rows kept, then a verdict."""
+    """Kill -9 in a trial and in a switch: no orphan, store intact, rows kept, then a verdict."""
     stage = searching
     await stage.serving()
     async with client(stage.url) as session:

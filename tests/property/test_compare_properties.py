@@ -76,10 +76,10 @@ def test_always_valid_is_never_narrower_than_fixed(differences):
     assert always.high >= fixed.high - 1e-12
 
 
-@given(st.floats(0.5, 0.999), st.integers(1, 60))
+@given(st.floats(0.55, 0.999), st.integers(1, 60))
 def test_quantile_falls_with_the_degrees_of_freedom(probability, freedom):
-    """More pairs never widen the t quantile, and it is never below the normal one's sign."""
+    """More pairs never widen the t quantile, and above the median it is positive."""
     assert (
         student_quantile(probability, freedom) >= student_quantile(probability, freedom + 1) - 1e-9
     )
-    assert student_quantile(probability, freedom) >= 0
+    assert student_quantile(probability, freedom) > 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import cli_harness
 import pytest
 from cli_harness import (
     ENVIRONMENT,
@@ -22,6 +23,8 @@ from tuner.cli import (
     daemon_commands,
 )
 from tuner.version import version
+
+config, daemon = cli_harness.config, cli_harness.daemon  # fixtures
 
 
 @pytest.mark.parametrize("arguments", [("status", "--json"), ("--json", "status")])

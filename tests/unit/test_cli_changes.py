@@ -2,6 +2,7 @@
 
 import json
 
+import cli_harness
 import pytest
 from cli_harness import (
     PROFILE,
@@ -15,6 +16,8 @@ from profiles.profile import Profile
 from tuner.cli import (
     tune_commands,
 )
+
+config, daemon = cli_harness.config, cli_harness.daemon  # fixtures
 
 
 def test_profiles_list(daemon):

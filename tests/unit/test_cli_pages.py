@@ -3,6 +3,7 @@
 import json
 import time
 
+import cli_harness
 import pytest
 from cli_harness import (
     NOW,
@@ -20,6 +21,9 @@ from tuner.cli import (
     text,
 )
 from tuner.version import version
+
+config, daemon = cli_harness.config, cli_harness.daemon  # fixtures
+
 
 PAGE = """\
 tunerd VERSION · serving · up 3 d 4 h · http://127.0.0.1:8000/v1

@@ -105,7 +105,7 @@ async def test_blocks_begin_at_different_requests(tmp_path):
         ({"status": 400}, "as malformed"),
         ({"foreign_tokens": 5000}, "something else used it"),
         ({"falling": True}, "counters fell"),
-        ({"token_s": 0.3}, "make tuning.block_s longer"),
+        ({"token_s": 2.0}, "make tuning.block_s longer"),
     ],
 )
 async def test_what_spoils_a_measurement_is_said(tmp_path, behaviour, words):

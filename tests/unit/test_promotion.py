@@ -86,6 +86,14 @@ def test_failed_start_keeps_the_default():
     assert found.evidence.gain is None
 
 
+def test_missing_pair_keeps_the_default():
+    """Fewer pairs than planned decide nothing, however good they look."""
+    found = verdict(pairs([150, 151]))
+
+    assert not found.promote
+    assert "kept the default: 2 of 3 start pairs gave a usable measurement" == found.sentence
+
+
 def test_failed_requests_keep_the_default():
     """Speed with errors is not speed."""
     found = verdict(pairs([150, 151, 152], errors=1))

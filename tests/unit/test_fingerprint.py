@@ -1,0 +1,81 @@
+"""The platform of this machine under a configuration."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from profiles.knobs import Drafter
+from service import fingerprint
+from service.fingerprint import argument, platform_of
+from tuner.config import Config, EngineConfig
+
+CARD = SimpleNamespace(name="NVIDIA H200", memory_mib=143771, driver="580.1")
+
+
+def config(**engine):
+    return Config(
+        engine=EngineConfig(**({"model": "org/m"} | engine)),
+        drafters=(Drafter(name="d", method="dflash", model="org/d", revision="abc"),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [
+        (("--dtype", "half"), "half"),
+        (("--dtype=half",), "half"),
+        (("--max-num-seqs", "3", "--dtype", "auto"), "auto"),
+        (("--dtype-extra", "x"), None),
+        (("--dtype",), None),
+        ((), None),
+    ],
+)
+def test_the_value_of_a_flag(args, value):
+    """Both spellings of argparse, and no other flag with the same beginning."""
+    assert value == argument(args, "--dtype")
+
+
+async def test_a_machine_without_a_gpu_is_named_by_its_cpu(monkeypatch):
+    """No card: the processor counts, and everything of a card is None."""
+    monkeypatch.setattr(fingerprint, "nvml_gpus", list)
+    found = await platform_of(config(), "0.32.0")
+
+    assert (None, 0, None) == (found.gpu, found.gpu_count, found.gpu_memory_mib)
+    assert found.cpu
+    assert {"d": "dflash org/d@abc"} == found.drafters
+
+
+async def test_what_the_arguments_say_counts(monkeypatch):
+    """Length, type and revision come from the arguments that vLLM gets; two cards are counted."""
+    monkeypatch.setattr(fingerprint, "nvml_gpus", lambda: [CARD, CARD])
+    args = ("--max-model-len=4096", "--dtype", "bfloat16", "--revision", "main")
+    found = await platform_of(config(args=args), "0.32.0")
+
+    assert (4096, "bfloat16", "main") == (found.max_model_len, found.dtype, found.model_revision)
+    assert ("NVIDIA H200", 2, "580.1", None) == (
+        found.gpu,
+        found.gpu_count,
+        found.driver,
+        found.cpu,
+    )
+
+
+async def test_a_length_that_is_no_number_is_unknown(monkeypatch):
+    """`auto` and `32k` are good for vLLM; a fingerprint does not guess."""
+    monkeypatch.setattr(fingerprint, "nvml_gpus", list)
+    found = await platform_of(config(args=("--max-model-len", "auto")), "0.32.0")
+
+    assert found.max_model_len is None
+
+
+async def test_another_local_model_is_another_platform(monkeypatch, tmp_path):
+    """A retrained model at the same path does not inherit findings."""
+    monkeypatch.setattr(fingerprint, "nvml_gpus", list)
+    (tmp_path / "config.json").write_text(json.dumps({"layers": 1}))
+    before = await platform_of(config(model=str(tmp_path)), "0.32.0")
+    (tmp_path / "config.json").write_text(json.dumps({"layers": 2}))
+    after = await platform_of(config(model=str(tmp_path)), "0.32.0")
+
+    assert before.digest != after.digest
+    assert before.model_revision.startswith("local-")

@@ -1,0 +1,300 @@
+"""The slot: the order of a replacement, the gate, and a gateway that comes and goes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from profiles.errors import UnavailableError
+from profiles.knobs import Drafter, Knobs
+from profiles.measurement import Failure, FailureKind
+from service import slot as module
+from service.engine import EngineStartError
+from service.engine_record import EngineRecord
+from service.slot import Slot
+from tuner.config import Config, EngineConfig, GatewayConfig
+from tuner.paths import Paths
+
+DRAFTING = Knobs(drafter="ngram", draft_length=3)
+PLAIN = Knobs()
+
+
+class Gateway:
+    """Remembers routes; can be away, hung or another one."""
+
+    def __init__(self):
+        self.said, self.pid, self.away, self.running = [], 1, False, 0
+        self.known = None  # what this very process was told
+        self.told = asyncio.Event()
+
+    def _check(self):
+        if self.away:
+            raise UnavailableError("away")
+
+    async def state(self):
+        self._check()
+        return {"pid": self.pid}
+
+    async def route(self, *, gate, reason, engine, eta_s, ttl_s):
+        self._check()
+        token = None if engine is None else engine["token"]
+        self.known = (gate, token, engine and engine["refuses_plain"])
+        self.said.append((gate, token))
+        self.told.set()
+        return {"pid": self.pid}
+
+    async def drain(self, deadline_s):
+        self._check()
+        self.said.append(("drain", deadline_s))
+        return self.running
+
+    async def cut(self):
+        self.said.append(("cut", self.running))
+        return self.running
+
+    def restart(self):
+        self.pid, self.known = self.pid + 1, None
+        self.told.clear()
+
+
+class Engine:
+    """An engine without a process."""
+
+    launched = 0
+    slow_stop = None  # an event that a stop waits for
+    error = None
+
+    def __init__(self, plan):
+        Engine.launched += 1
+        self.knobs, self.ended, self.stopped = plan.knobs, asyncio.Event(), 0
+        self.record = EngineRecord(
+            token=f"t{Engine.launched}",
+            profile=plan.profile,
+            purpose=plan.purpose,
+            knobs=plan.knobs.canonical(),
+            launch=plan.digest,
+            socket="/s",
+            log="/l",
+            ready_s=4.0,
+        )
+
+    @classmethod
+    async def launch(cls, plan):
+        if cls.error is not None:
+            raise cls.error
+        engine = cls(plan)
+        cls.events.append(f"launch {plan.knobs.label()}")
+        return engine
+
+    async def stop(self, *, timeout_s):
+        self.stopped += 1
+        Engine.events.append(f"stop {self.knobs.label()}")
+        if Engine.slow_stop is not None:
+            await Engine.slow_stop.wait()
+        self.ended.set()
+
+    def on_death(self, callback):
+        self.died = callback
+
+
+@pytest.fixture
+def gateway():
+    return Gateway()
+
+
+@pytest.fixture
+def engines(monkeypatch, gateway):
+    """Replace processes by doubles that share one list of events with the gateway."""
+    Engine.events, Engine.launched = gateway.said, 0
+    Engine.slow_stop = Engine.error = None
+    monkeypatch.setattr(module, "Engine", Engine)
+    monkeypatch.setattr(module, "GATEWAY_RETRY_S", 0.001)
+    return Engine
+
+
+@pytest.fixture
+def slot(tmp_path, gateway, engines):
+    config = Config(
+        engine=EngineConfig(model="org/m", args=("--seed", "1"), env={"A": "b"}),
+        drafters=(Drafter(name="ngram", method="ngram"),),
+        gateway=GatewayConfig(drain_s=7.0),
+        state_dir=tmp_path,
+    )
+    return Slot(config, Paths.of(config), gateway)
+
+
+async def serve(slot, knobs=PLAIN):
+    return await slot.replace(knobs, profile="p", purpose="serve")
+
+
+async def test_a_replacement_holds_drains_stops_and_starts(slot, gateway):
+    """In this order, with the gate closed until somebody opens it."""
+    await serve(slot)
+    gateway.said.clear()
+    drained = []
+    await slot.replace(
+        DRAFTING, profile="p", purpose="serve", drained=lambda: drained.append(len(gateway.said))
+    )
+    await slot.release()
+
+    assert [
+        ("hold", "t1"),
+        ("drain", 7.0),
+        "stop off",
+        ("hold", None),
+        "launch ngram k=3",
+        ("open", "t2"),
+    ] == gateway.said
+    assert [2] == drained
+    assert (2, 4.0) == (slot.restarts, slot.eta_s)
+
+
+async def test_what_does_not_end_is_cut_at_the_deadline(slot, gateway):
+    """A request that runs for ever does not keep the old engine alive."""
+    await serve(slot)
+    gateway.said.clear()
+    gateway.running = 2
+    await serve(slot, DRAFTING)
+
+    assert ("cut", 2) == gateway.said[2]
+
+
+async def test_nobody_waits_for_an_engine_that_is_dead(slot, gateway):
+    """Its requests cannot finish: the drain is short."""
+    engine = await serve(slot)
+    engine.ended.set()
+    gateway.said.clear()
+    await slot.drain()
+
+    assert [("drain", 0.5)] == gateway.said
+
+
+async def test_a_failed_start_leaves_an_empty_slot_and_a_closed_gate(slot, gateway, engines):
+    """Nothing is routed to what did not come up."""
+    await serve(slot)
+    failure = Failure(kind=FailureKind.BAD_FLAG, sentence="No.")
+    engines.error = EngineStartError(failure, "t")
+    with pytest.raises(EngineStartError):
+        await serve(slot, DRAFTING)
+    await slot.release()
+
+    assert slot.engine is None
+    assert ("hold", None) == gateway.said[-1]
+
+
+async def test_a_stop_that_is_cut_off_keeps_its_engine(slot, gateway, engines):
+    """The engine stays in the slot until it is gone, so that the next stop finds it."""
+    engine = await serve(slot)
+    engines.slow_stop = asyncio.Event()
+    work = asyncio.create_task(serve(slot, DRAFTING))
+    async with asyncio.timeout(30):
+        while not engine.stopped:  # noqa: ASYNC110 - a double
+            await asyncio.sleep(0)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert engine is slot.engine
+
+    engines.slow_stop = None
+    await slot.stop()
+
+    assert (2, None) == (engine.stopped, slot.engine)
+
+
+async def test_a_death_is_told_only_of_the_engine_in_the_slot(slot):
+    """A late message of the engine before changes nothing."""
+    deaths = []
+    slot.on_death(lambda: deaths.append("died"))
+    first = await serve(slot)
+    second = await serve(slot, DRAFTING)
+
+    first.died()
+    assert [] == deaths
+    second.died()
+    assert ["died"] == deaths
+
+
+async def test_only_our_own_speculation_refuses_plain_requests(slot, gateway):
+    """The gateway holds min_p only where our profile is to blame for the 400."""
+    for knobs, refuses in [(PLAIN, False), (DRAFTING, True)]:
+        await serve(slot, knobs)
+        await slot.release()
+
+        assert refuses is gateway.known[2]
+
+
+async def test_a_gateway_that_is_away_does_not_stop_a_replacement(slot, gateway):
+    """Without a gateway there are no requests; it learns the route when it is back."""
+    gateway.away = True
+    engine = await serve(slot)
+    await slot.release()
+    assert engine is slot.engine
+    assert gateway.known is None
+
+    keeper = asyncio.create_task(slot.keep_route())
+    gateway.away = False
+    await asyncio.wait_for(gateway.told.wait(), 30)
+    keeper.cancel()
+
+    assert ("open", "t1", False) == gateway.known
+
+
+async def test_a_restarted_gateway_learns_the_route(slot, gateway):
+    """It begins with a closed gate and no engine, and nobody else would tell it."""
+    await serve(slot, DRAFTING)
+    await slot.release()
+    keeper = asyncio.create_task(slot.keep_route())
+    for _ in range(2):
+        gateway.restart()
+        await asyncio.wait_for(gateway.told.wait(), 30)
+
+        assert ("open", "t1", True) == gateway.known
+    keeper.cancel()
+    count = len(gateway.said)
+    await asyncio.sleep(0.02)
+    assert count == len(gateway.said)
+
+
+async def test_a_gateway_that_knows_is_not_told_again(slot, gateway):
+    """The keeper of the route is silent as long as nothing changes."""
+    await serve(slot)
+    await slot.release()
+    count = len(gateway.said)
+    keeper = asyncio.create_task(slot.keep_route())
+    await asyncio.sleep(0.05)
+    keeper.cancel()
+
+    assert count == len(gateway.said)
+
+
+def test_a_plan_is_the_whole_command(slot):
+    """Command, model, arguments, knobs; and a compile cache per draft length."""
+    plain = slot.plan(PLAIN, profile="p", purpose="serve")
+    drafting = slot.plan(DRAFTING, profile="p", purpose="serve")
+    longer = slot.plan(Knobs(drafter="ngram", draft_length=4), profile="p", purpose="serve")
+
+    assert ("--model", "org/m", "--seed", "1") == plain.command[-4:]
+    assert "--speculative-config" == drafting.command[-2]
+    assert "b" == plain.env["A"]
+    caches = {plan.env["VLLM_CACHE_ROOT"] for plan in (plain, drafting, longer)}
+    assert 3 == len(caches)
+
+
+def test_a_changed_configuration_is_another_launch(slot, tmp_path, gateway):
+    """An engine is adopted only if it runs what would be started now."""
+    same = slot.plan(PLAIN, profile="other", purpose="trial").digest
+    changed = Config(engine=EngineConfig(model="org/m"), state_dir=tmp_path)
+    other = Slot(changed, Paths.of(changed), gateway).plan(PLAIN, profile="p", purpose="serve")
+
+    assert slot.plan(PLAIN, profile="p", purpose="serve").digest == same
+    assert same != other.digest
+
+
+async def test_the_engine_of_a_trial_may_stay(slot, tmp_path):
+    """What is wanted next runs already: its record becomes that of a serving engine."""
+    await slot.replace(DRAFTING, profile="trial", purpose="trial")
+    assert slot.runs(DRAFTING)
+    assert not slot.runs(PLAIN)
+    slot.keep(profile="p")
+
+    found = EngineRecord.read(Path(tmp_path) / "engine.json")
+    assert ("serve", "p") == (found.purpose, found.profile)

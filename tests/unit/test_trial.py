@@ -1,0 +1,229 @@
+"""One trial: whatever happens to the engine, there is a row that says it."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import pytest
+
+from profiles.knobs import Knobs
+from profiles.measurement import Block, Environment, Failure, FailureKind
+from profiles.platform import fingerprint
+from profiles.records import TrialStatus
+from service import trial as module
+from service.archive import Archive
+from service.engine import EngineStartError
+from service.trial import ClassPlan, TrialPlan, TrialRunner
+from tuner.config import TuningConfig
+from tuner.measure import Measured
+from tuner.replay import ReplayRequest
+
+HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
+ONE, TWO = "greedy.balanced.single", "sampled.balanced.low"
+KNOBS = Knobs(drafter="ngram", draft_length=3)
+TUNING = TuningConfig(warmup_s=0.01, block_s=0.01, blocks=1)
+OOM = Failure(kind=FailureKind.OOM_LOAD, sentence="The GPU ran out of memory while loading.")
+DIED = Failure(kind=FailureKind.CRASH, sentence="The engine ended by itself.")
+
+
+@dataclass
+class Engine:
+    """An engine in the slot."""
+
+    knobs: Knobs
+    token: str
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def record(self):
+        return type("Record", (), {"token": self.token, "socket": "/s", "ready_s": 2.0})
+
+    def failure(self, *, phase):
+        assert phase == "serve"
+        return DIED
+
+
+class Slot:
+    """A slot without processes; remembers what was asked of it."""
+
+    def __init__(self, running=None):
+        self.engine = None if running is None else Engine(running, "running")
+        self.starts, self.gate, self.error = 0, [], None
+        self.busy = False  # live requests never end
+
+    def runs(self, knobs):
+        return self.engine is not None and self.engine.knobs == knobs
+
+    async def replace(self, knobs, *, profile, purpose):
+        assert (knobs.digest(), "trial") == (profile, purpose)
+        self.starts += 1
+        if self.error is not None:
+            self.engine = None
+            raise EngineStartError(self.error, f"start-{self.starts}")
+        self.engine = Engine(knobs, f"start-{self.starts}")
+        return self.engine
+
+    async def release(self, reason=""):
+        self.gate.append("open")
+
+    async def hold(self, reason, *, eta_s):
+        self.gate.append("hold")
+
+    async def quiet(self, *, deadline_s):
+        self.gate.append("quiet")
+        return not self.busy
+
+
+@pytest.fixture
+async def archive(tmp_path):
+    opened = await Archive.open(tmp_path / "tuner.sqlite3")
+    await opened.call(opened.store.ensure_platform, HERE, at=1.0)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What measuring gives: 100 tok/s unless the test says otherwise."""
+    calls = []
+
+    async def measure(plan, *, socket, telemetry):
+        calls.append(plan)
+        if measure.then is not None:
+            await measure.then()
+        block = Block(seconds=1.0, output_tokens=100, requests=9)
+        return Measured(
+            blocks=(block,), acceptance=None, environment=Environment(), invalid=measure.invalid
+        )
+
+    measure.calls, measure.then, measure.invalid = calls, None, None
+    monkeypatch.setattr(module, "measure", measure)
+    return measure
+
+
+def plan(*workloads, knobs=KNOBS):
+    request = ReplayRequest("completions", {"model": "m", "prompt": "p", "max_tokens": 4})
+    classes = [
+        ClassPlan(workload=w, concurrency=4, requests=[request], samples="live") for w in workloads
+    ]
+    return TrialPlan(study="s", platform=HERE.digest, knobs=knobs, why="a test", classes=classes)
+
+
+async def rows(archive):
+    (trial,) = await archive.call(archive.store.trials)
+    found = await archive.call(archive.store.measurements, HERE.digest, trial=trial.id)
+    return trial, found
+
+
+def runner(slot, archive):
+    return TrialRunner(slot, archive, None, TUNING)
+
+
+async def test_a_start_is_measured_for_every_class(archive, measured):
+    """One engine start, one row per class, in the store before the answer."""
+    slot = Slot()
+    found = await runner(slot, archive).run(plan(ONE, TWO))
+
+    trial, stored = await rows(archive)
+    assert stored == found
+    assert (TrialStatus.DONE, (ONE, TWO)) == (trial.status, trial.workloads)
+    assert [(ONE, 100.0), (TWO, 100.0)] == [(m.workload, m.tok_s) for m in found]
+    assert {("start-1", 2.0, "live", 4)} == {
+        (m.engine_token, m.ready_s, m.samples, m.concurrency) for m in found
+    }
+    assert 1 == slot.starts
+
+
+async def test_the_gate_is_closed_for_every_measurement_and_open_between(archive, measured):
+    """Live requests that were held get their answer before the next measurement."""
+    slot = Slot()
+    measured.then = lambda: asyncio.sleep(0, slot.gate.append("measure"))
+    await runner(slot, archive).run(plan(ONE, TWO))
+
+    assert ["open", *["quiet", "hold", "measure", "open"] * 2] == slot.gate
+
+
+async def test_the_first_trial_of_a_session_costs_no_restart(archive, measured):
+    """An engine with these very knobs is measured as it runs, but only once."""
+    slot = Slot(running=KNOBS)
+    trials = runner(slot, archive)
+    first = await trials.run(plan(ONE))
+    second = await trials.run(plan(ONE))
+
+    assert ["running", "start-1"] == [m.engine_token for m in (*first, *second)]
+
+
+async def test_an_engine_that_does_not_start_is_a_row_for_every_class(archive, measured):
+    """The kind of the failure is data."""
+    slot = Slot()
+    slot.error = OOM
+    found = await runner(slot, archive).run(plan(ONE, TWO))
+
+    trial, stored = await rows(archive)
+    assert (TrialStatus.FAILED, OOM) == (trial.status, trial.failure)
+    assert stored == found
+    assert [OOM, OOM] == [m.failure for m in found]
+    assert [] == measured.calls
+
+
+async def test_an_engine_that_dies_while_measured_ends_the_trial(archive, measured):
+    """The class that killed it has the failure; the others were not measured and have no row."""
+    slot = Slot()
+
+    async def die():
+        slot.engine.ended.set()
+        await asyncio.Event().wait()
+
+    measured.then = die
+    found = await runner(slot, archive).run(plan(ONE, TWO))
+
+    trial, _ = await rows(archive)
+    assert (TrialStatus.FAILED, DIED) == (trial.status, trial.failure)
+    assert [(ONE, DIED)] == [(m.workload, m.failure) for m in found]
+
+
+async def test_live_requests_that_do_not_end_spoil_a_measurement(archive, measured):
+    """Nothing is compared that shared the engine; the gate is open again afterwards."""
+    slot = Slot()
+    slot.busy = True
+    (found,) = await runner(slot, archive).run(plan(ONE))
+
+    assert "live requests kept running at the engine" == found.invalid
+    assert "open" == slot.gate[-1]
+    assert [] == measured.calls
+
+
+async def test_what_measuring_calls_invalid_is_kept_as_invalid(archive, measured):
+    """The reason is in the row, and the row is not usable."""
+    measured.invalid = "The load was not steady."
+    (found,) = await runner(Slot(), archive).run(plan(ONE))
+
+    assert (False, "The load was not steady.") == (found.usable, found.invalid)
+
+
+async def test_a_trial_that_is_cancelled_is_interrupted(archive, measured):
+    """Stopping tunes nothing: no row, the trial is void, and the gate is open again."""
+    slot, reached = Slot(), asyncio.Event()
+
+    async def wait():
+        reached.set()
+        await asyncio.Event().wait()
+
+    measured.then = wait
+    work = asyncio.create_task(runner(slot, archive).run(plan(ONE)))
+    await asyncio.wait_for(reached.wait(), 30)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+    trial, stored = await rows(archive)
+    assert (TrialStatus.INTERRUPTED, []) == (trial.status, stored)
+    assert "open" == slot.gate[-1]
+
+
+async def test_held_requests_breathe_no_longer_than_a_block(archive, measured, monkeypatch):
+    """Short blocks do not pay for long pauses."""
+    monkeypatch.setattr(module, "BREATH_S", 60.0)
+    started = time.monotonic()
+    await runner(Slot(), archive).run(plan(ONE))
+
+    assert time.monotonic() - started < 30
