@@ -71,6 +71,11 @@ class Archive:
         """Everything measured for a class on this platform, oldest first."""
         return await self.call(self.store.measurements, platform, workload)
 
+    async def decided_at(self, platform: str, workload: str) -> float | None:
+        """When a class had its latest verdict, seconds since the epoch; None before the first."""
+        promotion = (await self.call(self.store.promotions, platform)).get(workload)
+        return None if promotion is None else promotion.at
+
     async def promote(self, profile: Profile, *, kept_default: bool) -> None:
         """Keep a profile and the decision that it is the best for its class."""
         await self.call(self.store.put_profile, profile)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from tuner.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20  # bytes
+STOP_S = 2.0  # for answers that are under way when the daemon ends
 MAX_LIMIT = 10_000
+LIMIT = re.compile("[0-9]{1,4}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,7 +73,7 @@ class Control:
                     web.post("/v1/stop", self._stop),
                 ]
             )
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
         socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         socket.unlink(missing_ok=True)

@@ -47,6 +47,8 @@ class Steward:
         if state.mode is Mode.PROBATION and await self._judge():
             return
         if state.mode not in {Mode.SERVING, Mode.PROBATION, Mode.TUNING, Mode.DEGRADED}:
+            if state.mode is not Mode.BOOT:
+                await self._plain_waiting()  # it is what a switch may be for
             return
         facts = await self.facts()
         if state.mode is Mode.DEGRADED and facts.manual is not None:
@@ -95,25 +97,29 @@ class Steward:
         """Everything that a decision may look at."""
         archive, observer = self.parts.archive, self.parts.observer
         digest = self.parts.platform.digest
-        gateway = await self.parts.gateway.state()
-        now = time.time()
-        if gateway["plain_waiting"]:  # its record comes only when it has been answered
-            self._plain_seen_at = now
+        plain_waiting = await self._plain_waiting()
         seen = [at for at in (self._plain_seen_at, observer.last_plain_at) if at is not None]
         banned = await archive.banned(digest)
         pins = await archive.pins(digest)
         return Facts(
-            now=now,
+            now=time.time(),
             window=observer.window(),
             in_force=self.state.in_force,
             default=self.state.default,
             promoted=await archive.promoted(digest),
             pins={a: p for a, p in pins.items() if p.knobs.digest() not in banned},
             manual=self.state.manual,
-            plain_waiting=int(gateway["plain_waiting"]),
+            plain_waiting=plain_waiting,
             last_plain_at=max(seen, default=None),
             restart_s=self.parts.slot.eta_s,
         )
+
+    async def _plain_waiting(self) -> int:
+        """Requests that wait for a plain engine; their records come only once they are answered."""
+        waiting = int((await self.parts.gateway.state())["plain_waiting"])
+        if waiting:
+            self._plain_seen_at = time.time()
+        return waiting
 
     async def use(self, choice: str) -> str:
         """Put a profile in force by hand, or hand the choice back with `auto`.

@@ -94,6 +94,7 @@ class TuningSession:
 
     async def _search(self) -> str | None:
         study = self._study
+        spent = await self._spent()
         while True:
             histories = await self._histories()
             chosen = await asyncio.to_thread(
@@ -102,7 +103,7 @@ class TuningSession:
                 study.space,
                 study.design,
                 seed=study.tuning.seed,
-                budget=Budget(trials=study.tuning.trials, failures=study.tuning.failures),
+                budget=Budget(trials=spent + study.tuning.trials, failures=study.tuning.failures),
             )
             if isinstance(chosen, Stop):
                 self._say(f"search ended: {chosen.reason}", histories=histories)
@@ -112,6 +113,21 @@ class TuningSession:
                 return paused
             self._say(f"trying {chosen.knobs.label()}: {chosen.why}", histories=histories)
             await self._runner.run(self._trial(chosen.knobs, chosen.why, tuple(self._plans)))
+
+    async def _spent(self) -> int:
+        """Engine starts of searches that have had their verdict: a new session may spend anew."""
+        spent = 0
+        for workload in self._plans:
+            decided = await self._archive.decided_at(self._study.platform, workload)
+            rows = await self._archive.measurements(self._study.platform, workload)
+            starts = {m.engine_token for m in rows if m.phase == "search"}
+            open_starts = {
+                m.engine_token
+                for m in rows
+                if m.phase == "search" and (decided is None or m.started_at > decided)
+            }
+            spent = max(spent, len(starts - open_starts))
+        return spent
 
     async def _promotion(self, leaders: Mapping[str, Knobs]) -> dict[str, list[Pair]]:
         """Fresh starts of every leader and of the default, in random order within each round."""

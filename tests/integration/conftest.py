@@ -47,7 +47,7 @@ def engine_socket(tmp_path_factory):
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(PAIR / "target-core"), "--served-model-name", "demo", "--enforce-eager",
-        "--max-model-len", "1024", "--speculative-config", speculation, "--uds", str(socket),
+        "--dtype", "float32", "--max-model-len", "1024", "--speculative-config", speculation, "--uds", str(socket),
     ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,0 +1,377 @@
+"""The daemon's loop and its steward, with a real store and without processes."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from profiles.errors import ConflictError, InvalidKnobsError, TunerError, UnavailableError
+from profiles.knobs import Knobs
+from profiles.measurement import Failure, FailureKind
+from profiles.platform import fingerprint
+from profiles.profile import Origin, Profile
+from service.archive import Archive
+from service.daemon import Daemon
+from service.engine import EngineStartError
+from service.modes import Event, Mode
+from service.state import Parts
+from service.traffic import summarise
+from tuner.config import Config, EngineConfig, PolicyConfig
+
+HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
+OFF = Knobs()
+BAD_FLAG = Failure(kind=FailureKind.BAD_FLAG, sentence="No such flag.")
+
+
+def profile(length, platform=HERE.digest):
+    return Profile(
+        knobs=Knobs(drafter="ngram", draft_length=length),
+        platform=platform,
+        workload="greedy.balanced.single",
+        origin=Origin.SEARCH,
+    )
+
+
+class Slot:
+    """Engines that are only knobs."""
+
+    eta_s = 0.001
+    restarts = 0
+
+    def __init__(self):
+        self.engine, self.calls = None, []
+        self.broken = set()  # draft lengths that do not start
+        self.stop_error = None
+        self.died = None
+
+    def on_death(self, callback):
+        self.died = callback
+
+    def plan(self, knobs, *, profile, purpose):
+        return SimpleNamespace(digest=knobs.digest())
+
+    async def adopt(self):
+        return None
+
+    async def replace(self, knobs, *, profile, purpose, drained):
+        self.engine = None
+        await asyncio.sleep(0)
+        drained()
+        if knobs.draft_tokens in self.broken:
+            self.calls.append(f"failed {knobs.label()}")
+            raise EngineStartError(BAD_FLAG, "t")
+        self.calls.append(knobs.label())
+        self.engine = SimpleNamespace(failure=lambda phase: Failure(kind="crash", sentence="Bang."))
+
+    def runs(self, knobs):
+        return False
+
+    async def release(self, reason=""):
+        self.calls.append("open")
+
+    async def hold(self, reason, *, eta_s):
+        self.calls.append("hold")
+
+    async def stop(self):
+        self.calls.append("stop")
+        if self.stop_error is not None:
+            raise self.stop_error
+
+    async def forget(self):
+        self.calls.append("forget")
+
+    async def keep_route(self):
+        await asyncio.Event().wait()
+
+
+class Gateway:
+    """A gateway that has nothing to say."""
+
+    plain_waiting = 0
+
+    async def state(self):
+        return {"plain_waiting": self.plain_waiting, "last_request_at": None}
+
+
+class Observer:
+    """No traffic."""
+
+    seen: dict = {}  # noqa: RUF012 - a double
+    last_plain_at = None
+
+    async def pump(self):
+        await asyncio.Event().wait()
+
+    def window(self):
+        return summarise([], now=0.0, span_s=60.0)
+
+    def since(self, *_):
+        return []
+
+
+class Lab:
+    """A session that lasts until it is told to end."""
+
+    def __init__(self):
+        self.end = asyncio.Event()
+        self.error = None
+
+    async def tune(self, *_):
+        await self.end.wait()
+        if self.error is not None:
+            raise self.error
+        return {}
+
+
+@pytest.fixture
+async def daemon(tmp_path):
+    """A daemon that runs; decisions are taken only when a test asks for one."""
+    archive = await Archive.open(tmp_path / "tuner.sqlite3")
+    config = Config(
+        engine=EngineConfig(model="org/m"),
+        policy=PolicyConfig(interval_s=3600.0, probation_s=0.001, plain_s=100.0),
+    )
+    made = Daemon(
+        Parts(
+            config=config,
+            platform=HERE,
+            archive=archive,
+            gateway=Gateway(),
+            slot=Slot(),
+            observer=Observer(),
+            lab=Lab(),
+        )
+    )
+    made.work = asyncio.create_task(made.run())
+    await becomes(made, Mode.PROBATION)
+    made.post(Event.PROBATION_PASSED)
+    await becomes(made, Mode.SERVING)
+    yield made
+    made.post(Event.STOP_WANTED)
+    await asyncio.gather(made.work, return_exceptions=True)
+    await archive.close()
+
+
+async def becomes(daemon, mode, condition=lambda: True):
+    async with asyncio.timeout(60):
+        while daemon.state.mode is not mode or not condition():  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.002)
+
+
+async def put(daemon, wanted):
+    archive = daemon.parts.archive
+    await archive.call(archive.store.put_profile, wanted)
+
+
+async def use(daemon, wanted, then=Mode.SERVING):
+    """Put a profile in force by hand and let it pass its probation."""
+    await put(daemon, wanted)
+    await daemon.steward.use(wanted.id)
+    await becomes(daemon, Mode.PROBATION, lambda: daemon.state.in_force == wanted)
+    if then is Mode.SERVING:
+        daemon.post(Event.PROBATION_PASSED)
+        await becomes(daemon, Mode.SERVING)
+
+
+async def die(daemon, then=Mode.SERVING):
+    starts = len(daemon.parts.slot.calls)
+    daemon.parts.slot.died()
+    await becomes(daemon, then, lambda: daemon.parts.slot.calls[starts:][-1:] == ["open"])
+
+
+async def test_a_choice_comes_into_force(daemon):
+    """Replaced, committed, remembered, and the gate open."""
+    await use(daemon, profile(3))
+
+    archive = daemon.parts.archive
+    assert profile(3).id == (await archive.call(archive.store.in_force)).profile
+    assert ["off", "open", "ngram k=3", "open"] == daemon.parts.slot.calls
+    assert profile(3) == daemon.state.last_good
+
+
+async def test_a_choice_that_does_not_start_gives_way_to_the_last_good_one(daemon):
+    """The bad one is barred and forgotten, and the reason is in the history."""
+    await use(daemon, profile(3))
+    daemon.parts.slot.broken = {8}
+    await put(daemon, profile(8))
+    await daemon.steward.use(profile(8).id)
+    calls = daemon.parts.slot.calls
+    await becomes(daemon, Mode.SERVING, lambda: calls[-3:-1] == ["failed ngram k=8", "ngram k=3"])
+
+    assert (profile(3), None) == (daemon.state.in_force, daemon.state.manual)
+    archive = daemon.parts.archive
+    assert {profile(8).knobs.digest()} == await archive.banned(HERE.digest)
+    events = [e.sentence for e in await archive.call(archive.store.events)]
+    assert "ngram k=8: No such flag." in events
+
+
+async def test_the_third_death_restores_the_default(daemon):
+    """Two deaths restart the profile, the third one bars it; then the count begins anew."""
+    await use(daemon, profile(3))
+    await die(daemon)
+    await die(daemon)
+    assert profile(3) == daemon.state.in_force
+    await die(daemon)
+    assert daemon.state.default == daemon.state.in_force
+
+    await use(daemon, profile(5))
+    await die(daemon)
+
+    assert profile(5) == daemon.state.in_force
+
+
+async def test_deaths_of_trials_do_not_count(daemon):
+    """A session may kill as many engines as it likes."""
+    await use(daemon, profile(3))
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    await becomes(daemon, Mode.TUNING)
+    for _ in range(5):
+        daemon.parts.slot.died()
+
+    assert [] == list(daemon.state.deaths)
+    daemon.parts.lab.end.set()
+    await becomes(daemon, Mode.PROBATION)
+
+
+async def test_a_death_in_probation_bars_the_profile(daemon):
+    """It has not proved itself yet: the last good one comes back at once."""
+    await use(daemon, profile(3))
+    await use(daemon, profile(8), then=Mode.PROBATION)
+    await die(daemon)
+
+    assert profile(3) == daemon.state.in_force
+    assert profile(8).knobs.digest() in await daemon.parts.archive.banned(HERE.digest)
+
+
+async def test_a_wish_outlives_the_failure_of_another_profile(daemon):
+    """What the operator chose meanwhile is not thrown away with what failed."""
+    await use(daemon, profile(8), then=Mode.PROBATION)
+    daemon.state.manual = profile(3)
+    await die(daemon)
+
+    assert profile(3) == daemon.state.manual
+
+
+async def test_nothing_starts_until_something_does(daemon):
+    """Degraded: a choice is tried at once instead of waiting for the next retry."""
+    daemon.parts.slot.broken = {0}
+    daemon.parts.slot.died()
+    await becomes(daemon, Mode.DEGRADED)
+    await use(daemon, profile(3))
+
+    assert profile(3) == daemon.state.in_force
+
+
+async def test_a_session_that_cannot_begin_gives_the_engine_back(daemon):
+    """The reason is said, and the daemon serves on."""
+    daemon.parts.lab.error = UnavailableError("No vLLM.")
+    daemon.parts.lab.end.set()
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    await becomes(daemon, Mode.PROBATION)
+
+    archive = daemon.parts.archive
+    events = [e.sentence for e in await archive.call(archive.store.events)]
+    assert "cannot tune: No vLLM." in events
+
+
+async def test_a_stopped_session_ends(daemon):
+    """`tuner tune --stop`: the engine goes back to the profile that should serve."""
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    await becomes(daemon, Mode.TUNING)
+    assert "rows are kept" in await daemon.stop_tuning()
+    await becomes(daemon, Mode.PROBATION)
+
+    with pytest.raises(ConflictError, match="Nothing is being tuned"):
+        await daemon.stop_tuning()
+
+
+async def test_a_defect_ends_the_daemon_but_not_the_engine(daemon):
+    """A task that dies is a crash: exit status 70, and the engine waits for the next daemon."""
+    daemon.parts.lab.error = ValueError("a defect")
+    daemon.parts.lab.end.set()
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+
+    with pytest.raises(TunerError, match="'tuning' died") as caught:
+        await asyncio.wait_for(asyncio.shield(daemon.work), 60)
+    assert 70 == caught.value.exit_code
+    assert "forget" == daemon.parts.slot.calls[-1]
+    assert "stop" not in daemon.parts.slot.calls
+
+
+async def test_a_stop_that_fails_is_still_the_end(daemon):
+    """Whatever goes wrong while stopping, the daemon ends."""
+    daemon.parts.slot.stop_error = UnavailableError("away")
+    daemon.post(Event.STOP_WANTED)
+
+    await asyncio.wait_for(asyncio.shield(daemon.work), 60)
+    assert Mode.STOPPING is daemon.state.mode
+
+
+async def test_a_class_that_is_none_is_refused(daemon):
+    """A misspelt class ends in a sentence, not in a session."""
+    with pytest.raises(InvalidKnobsError, match="'greedy' is not a workload class"):
+        await daemon.steward.tune(["greedy"], by_hand=True)
+
+    assert Mode.SERVING is daemon.state.mode
+
+
+async def test_without_traffic_there_is_nothing_to_tune(daemon):
+    """No class is named and none was seen."""
+    with pytest.raises(ConflictError, match="No traffic was seen yet"):
+        await daemon.steward.tune([], by_hand=True)
+
+
+async def test_a_decision_that_was_overtaken_changes_nothing(daemon):
+    """The target belongs to a running replacement, whatever the facts said before it began."""
+    target = daemon.state.target
+    daemon.state.manual = profile(3)
+    original = daemon.steward.facts
+
+    async def slow():
+        facts = await original()
+        daemon.state.mode = Mode.SWITCHING
+        return facts
+
+    daemon.steward.facts = slow
+    await daemon.steward.consider()
+
+    assert target == daemon.state.target
+    daemon.state.mode = Mode.SERVING
+
+
+async def test_a_barred_profile_does_not_come_back_through_a_pin(daemon):
+    """Quarantine holds for pins as well; the pin itself stays."""
+    await put(daemon, profile(3))
+    archive = daemon.parts.archive
+    await archive.call(archive.store.set_pin, "a", profile(3).id, platform=HERE.digest, at=1.0)
+    assert {"a": profile(3)} == dict((await daemon.steward.facts()).pins)
+
+    await archive.call(
+        archive.store.quarantine,
+        profile(3).knobs,
+        platform=HERE.digest,
+        reason="it died",
+        at=1.0,
+        until=None,
+    )
+
+    assert {} == (await daemon.steward.facts()).pins
+    assert {"a": profile(3)} == await archive.pins(HERE.digest)
+
+
+async def test_a_waiting_plain_request_is_remembered(daemon):
+    """Between its release and its record speculation must not come back."""
+    daemon.parts.gateway.plain_waiting = 1
+    waiting = await daemon.steward.facts()
+    daemon.parts.gateway.plain_waiting = 0
+    after = await daemon.steward.facts()
+
+    assert waiting.now == pytest.approx(after.last_plain_at, abs=5)
+
+    daemon.parts.gateway.plain_waiting = 1
+    daemon.state.mode = Mode.SWITCHING
+    await daemon.steward.consider()
+    daemon.state.mode = Mode.SERVING
+    daemon.parts.gateway.plain_waiting = 0
+
+    assert (await daemon.steward.facts()).last_plain_at > after.last_plain_at
