@@ -6,10 +6,12 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypedDict
 
 from profiles.errors import UnavailableError
 from profiles.knobs import Knobs, render
+from service.caches import share_model_infos
 from service.engine import Engine, LaunchPlan, reap
 from service.engine_record import EngineRecord
 from service.gateway_client import EngineRoute, GatewayClient
@@ -120,6 +122,7 @@ class Slot:
             # nobody is routed anywhere: what is still in flight was cut
             await self.hold(f"{knobs.label()} starts", eta_s=self.eta_s)
             self.restarts += 1
+            share_model_infos(Path(plan.env["VLLM_CACHE_ROOT"]))
             self.engine = await Engine.launch(plan)
             self.last_start_s = self.engine.record.ready_s
             self._watch(self.engine)

@@ -34,11 +34,10 @@ drain_s = 60
 model = {model}
 args = [
   "--served-model-name", "demo", "--max-model-len", "1024", "--enforce-eager",
-  "--dtype", "float32", # oneDNN has no bfloat16 matmul for CPUs without AVX-512: 3 times slower
+  "--dtype", "float32", # oneDNN has no bfloat16 matmul without AVX-512 and falls back
 ]
 [engine.env]
 HF_HUB_OFFLINE = "1"
-VLLM_WORKER_MULTIPROC_METHOD = "fork"
 [engine.default]
 cpu_kv_gib = 1
 [[drafters]]

@@ -86,9 +86,11 @@ class Load:
     async def __aexit__(self, *_: object) -> None:
         """Let every client finish the request that it has sent."""
         self._stopping = True
-        await asyncio.gather(*self._tasks)
-        if self._session is not None:
-            await self._session.close()
+        try:
+            await asyncio.gather(*self._tasks)
+        finally:
+            if self._session is not None:
+                await self._session.close()
 
     async def _client(self, number: int) -> None:
         while not self._stopping:

@@ -39,7 +39,6 @@ def engine_socket(tmp_path_factory):
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "fork",
     }
     speculation = (
         '{"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":4,"prompt_lookup_min":2}'
@@ -47,7 +46,8 @@ def engine_socket(tmp_path_factory):
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(PAIR / "target-core"), "--served-model-name", "demo", "--enforce-eager",
-        "--dtype", "float32", "--max-model-len", "1024", "--speculative-config", speculation, "--uds", str(socket),
+        "--dtype", "float32", "--max-model-len", "1024", "--speculative-config", speculation,
+        "--uds", str(socket),
     ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(
