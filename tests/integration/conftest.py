@@ -27,7 +27,7 @@ def pair():
     return demo_pair(CACHE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine_socket(tmp_path_factory):
     """A real vLLM by itself: the demo core with ngram drafts."""
     folder = tmp_path_factory.mktemp("engine")
