@@ -70,7 +70,8 @@ def engine_socket(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory, pair):
     """A whole tunerd with a real vLLM, shared by the tests of a module."""
-    running = VllmStage(tmp_path_factory.mktemp("stage"), pair).start()
+    # plain_s: a test that sends min_p must not keep the next one from speculating
+    running = VllmStage(tmp_path_factory.mktemp("stage"), pair, plain_s=2).start()
     try:
         yield running
     finally:
