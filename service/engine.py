@@ -24,6 +24,7 @@ from tuner.failures import classify_failure
 
 POLL_S = 0.25
 LOG_TAIL_BYTES = 65536
+SITE = Path(__file__).resolve().parent / "engine_site"
 # nothing leaves the host; an operator who wants vLLM's statistics sets these in engine.env
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
@@ -111,6 +112,8 @@ class Engine:
         )
         record.write(plan.record_path)  # the intent first: a crash now leaves a findable token
         env = {**os.environ, **QUIET, **plan.env, **KEEP_ENVIRON, TOKEN_VARIABLE: token}
+        # before vLLM: a repair of its CPU sampler, see engine_site/sitecustomize.py
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SITE), env.get("PYTHONPATH", "")]))
         for inherited in ("LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_USEC"):
             env.pop(inherited, None)  # ours, not vLLM's
         try:

@@ -11,6 +11,7 @@ import pytest
 from vllm_stage import CACHE, VllmStage
 
 from service.demo.deepen import PAIR, demo_pair
+from service.engine import SITE
 from service.engine_record import KEEP_ENVIRON, TOKEN_VARIABLE, members
 
 READY_S = 300.0
@@ -39,6 +40,7 @@ def engine_socket(tmp_path_factory):
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONPATH": str(SITE),
     }
     speculation = (
         '{"method":"ngram","num_speculative_tokens":4,"prompt_lookup_max":4,"prompt_lookup_min":2}'

@@ -1,0 +1,1 @@
+"""What the Python of an engine finds before vLLM; nothing else of ours is on its path."""
