@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from profiles.classes import RequestClass
+from service.demo.prompts import code_prompts
 from tuner.corpus import synthetic_requests
 from tuner.measure import MeasurePlan, measure
 from tuner.replay import Load, pinned
@@ -132,7 +133,7 @@ async def test_temperature_counts_while_the_engine_speculates(engine_socket):
     Near temperature zero the text is the greedy one, and greedy requests that share their batch
     with hot ones keep theirs.
     """
-    prompts = [request.body["prompt"] for request in requests(engine_socket, n=6)]
+    prompts = code_prompts(8, seed=1)
 
     async def text(prompt, temperature, seed=None):
         body = {
@@ -146,12 +147,13 @@ async def test_temperature_counts_while_the_engine_speculates(engine_socket):
     greedy = [await text(prompt, 0.0) for prompt in prompts]
     mixed = await asyncio.gather(
         *(text(prompt, 0.0) for prompt in prompts),
-        *(text(prompt, 0.005, seed=1) for prompt in prompts),
+        *(text(prompt, 0.01, seed=1) for prompt in prompts),
         *(text(prompt, 1.0, seed=2) for prompt in prompts),
     )
 
-    assert greedy == mixed[:6]
-    # a near tie of two tokens may fall the other way, but not in most prompts
-    same = sum(one == other for one, other in zip(greedy, mixed[6:12], strict=True))
-    assert same >= 4
-    assert greedy != mixed[12:]
+    assert greedy == mixed[:8]
+    # measured: 7 of 8 without speculation (a near tie fell the other way), 8 of 8 with the repair,
+    # 2 of 8 and not one greedy text right without it
+    same = sum(one == other for one, other in zip(greedy, mixed[8:16], strict=True))
+    assert same >= 6
+    assert greedy != mixed[16:]
