@@ -9,7 +9,7 @@ from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
 from profiles.errors import ConflictError, InvalidKnobsError, TunerError
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Facts, decide
-from service.probation import Trial, regression
+from service.probation import Trial, promised, regression
 from service.state import Parts, State
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class Steward:
         state, policy, observer = self.state, self.parts.config.policy, self.parts.observer
         start = state.switched_at
         before = observer.since(start - policy.window_s, start)
-        fault = regression(Trial(before=before, after=observer.since(start)))
+        trial = Trial(before=before, after=observer.since(start), promised=promised(state.in_force))
+        fault = regression(trial)
         if fault is not None:
             state.sentence = fault
             await self._say("regressed", fault)
