@@ -25,7 +25,7 @@ from service.demo.traffic import Application, Load, Tally, editor, writer
 CLIENTS = 8  # of the application that is looked at
 LEARN_REQUESTS = 16  # of an application before its class is looked at
 LEARN_S = 180.0  # longest wait for them
-PHASE_S = 120.0  # longest wait for a switch
+PHASE_S = 300.0  # longest wait for a switch
 AFTER_S = 8.0  # of traffic after a switch
 
 
