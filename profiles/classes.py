@@ -65,6 +65,12 @@ class RequestClass:
         return cls(sampling=Sampling(sampling), lengths=Lengths(lengths))
 
 
+# a class as one hexadecimal digit, for request ids; only ever appended to
+CODES: tuple[RequestClass, ...] = tuple(
+    RequestClass(sampling=sampling, lengths=lengths) for sampling in Sampling for lengths in Lengths
+)
+
+
 @dataclass(frozen=True, kw_only=True, order=True)
 class WorkloadClass:
     """What a profile is tuned for: a request class at a load."""

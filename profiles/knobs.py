@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Literal, Self
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from profiles import schedule
 from profiles.errors import InvalidKnobsError
 
 Off = Literal["off"]
@@ -41,6 +43,27 @@ class Knobs(BaseModel):
     cpu_kv_gib: PositiveInt | None = None  # CPU build only: VLLM_CPU_KVCACHE_SPACE, GiB
     # vLLM's own preset
     performance_mode: Literal["balanced", "interactivity", "throughput"] | None = None
+    # start with a table, so that draft lengths up to draft_length can be changed while it runs
+    live: bool = False
+    # ranges [lowest, highest batch size, tokens]; not set: draft_length at every batch size
+    draft_schedule: schedule.Schedule | None = None
+    # requests admitted together, at most max_num_seqs; changes without a restart
+    max_active_seqs: PositiveInt | None = None
+    # tokens scheduled per step, at most max_num_batched_tokens; changes without a restart
+    max_scheduled_tokens: PositiveInt | None = None
+
+    @field_validator("draft_schedule", mode="after")
+    @classmethod
+    def _whole_schedule(cls, ranges: schedule.Schedule | None) -> schedule.Schedule | None:
+        return None if ranges is None else schedule.checked(ranges)
+
+    @model_validator(mode="after")
+    def _schedule_of_a_drafter(self) -> Self:
+        if self.drafter is None and (self.live or self.draft_schedule is not None):
+            raise ValueError("live and draft_schedule need a drafter")
+        if self.draft_schedule and schedule.longest(self.draft_schedule) > self.draft_tokens:
+            raise ValueError("draft_schedule is longer than draft_length, its upper limit")
+        return self
 
     @model_validator(mode="after")
     def _drafter_iff_drafting(self) -> Self:
@@ -61,9 +84,27 @@ class Knobs(BaseModel):
         """The draft length as a number, 0 for off."""
         return 0 if self.draft_length == "off" else self.draft_length
 
+    @property
+    def lengths(self) -> schedule.Schedule:
+        """The draft length at every batch size."""
+        return self.draft_schedule or schedule.constant(self.draft_tokens)
+
+    def cold(self) -> "Knobs":
+        """What only a restart can change: equal for all that one live engine can be."""
+        return self.model_copy(
+            update={
+                "draft_schedule": None if self.live else self.draft_schedule,
+                "max_active_seqs": None,
+                "max_scheduled_tokens": None,
+            }
+        )
+
     def canonical(self) -> str:
         """JSON with sorted keys and without unset knobs: equal knobs have equal text."""
-        return json.dumps(self.model_dump(exclude_none=True), sort_keys=True, separators=(",", ":"))
+        known = self.model_dump(mode="json", exclude_none=True)
+        if not self.live:
+            del known["live"]  # profiles of before live knobs keep their ids
+        return json.dumps(known, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical text."""
@@ -72,6 +113,14 @@ class Knobs(BaseModel):
     def label(self) -> str:
         """A short name for people, such as `dflash k=8, seqs 64` or `off`."""
         parts = ["off" if self.drafter is None else f"{self.drafter} k={self.draft_length}"]
+        if self.draft_schedule is not None:
+            parts = [f"{self.drafter} k={schedule.label(self.draft_schedule)}"]
+        elif self.live:
+            parts = [f"{self.drafter} live to {self.draft_length}"]
+        if self.max_active_seqs is not None:
+            parts.append(f"admitted {self.max_active_seqs}")
+        if self.max_scheduled_tokens is not None:
+            parts.append(f"scheduled {self.max_scheduled_tokens}")
         if self.max_num_seqs is not None:
             parts.append(f"seqs {self.max_num_seqs}")
         if self.max_num_batched_tokens is not None:
@@ -101,6 +150,14 @@ PLAIN_FLAGS: Mapping[str, str] = {
     "gpu_memory_utilization": "--gpu-memory-utilization",
     "performance_mode": "--performance-mode",
 }
+# flags of the caps that are live where tunerd's scheduler runs, and start-up flags elsewhere
+CAP_FLAGS: Mapping[str, str] = {
+    "max_active_seqs": "--max-num-active-seqs",
+    "max_scheduled_tokens": "--max-num-scheduled-tokens",
+}
+# methods whose drafters assert the length they were started with: a table ends the engine
+# (v1/spec_decode/suffix_decoding.py:43, medusa.py:47), or that have no proposer of varying length
+FIXED_LENGTH_METHODS = frozenset({"suffix", "medusa", "mlp_speculator", "custom_class"})
 SPECULATIVE_FLAG = "--speculative-config"
 CPU_KV_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 
@@ -122,6 +179,17 @@ def violations(knobs: Knobs, drafters: Mapping[str, Drafter]) -> list[str]:
                 f"Draft length {knobs.draft_tokens} is above the maximum of {drafter.name!r}, "
                 f"{drafter.max_draft_length}."
             )
+        elif drafter.method in FIXED_LENGTH_METHODS and (knobs.live or knobs.draft_schedule):
+            found.append(f"The draft length of {drafter.method} cannot vary.")
+    if (knobs.max_active_seqs or 0) > (knobs.max_num_seqs or math.inf):
+        found.append(
+            f"max_active_seqs {knobs.max_active_seqs} is above max_num_seqs {knobs.max_num_seqs}."
+        )
+    if (knobs.max_scheduled_tokens or 0) > (knobs.max_num_batched_tokens or math.inf):
+        found.append(
+            f"max_scheduled_tokens {knobs.max_scheduled_tokens} is above "
+            f"max_num_batched_tokens {knobs.max_num_batched_tokens}."
+        )
     if knobs.max_num_seqs is not None and knobs.max_num_batched_tokens is not None:
         needed = knobs.max_num_seqs * (1 + knobs.draft_tokens)
         if knobs.max_num_batched_tokens < needed:
@@ -132,8 +200,14 @@ def violations(knobs: Knobs, drafters: Mapping[str, Drafter]) -> list[str]:
     return found
 
 
-def render(knobs: Knobs, drafters: Mapping[str, Drafter]) -> Rendered:
+def render(
+    knobs: Knobs, drafters: Mapping[str, Drafter], *, live_lengths: Sequence[int] | None = None
+) -> Rendered:
     """The vLLM arguments and environment of these knobs.
+
+    With `live_lengths` they are for an engine that runs tunerd's scheduler: the caps come from
+    the control file, and the start-up table names these draft lengths too. Without, everything
+    is in the arguments, and works in an engine that tunerd has never seen.
 
     Raises:
         InvalidKnobsError: a constraint is broken; nothing may be started with them.
@@ -142,26 +216,36 @@ def render(knobs: Knobs, drafters: Mapping[str, Drafter]) -> Rendered:
     if broken:
         raise InvalidKnobsError(" ".join(broken))
     args: list[str] = []
-    for field, flag in PLAIN_FLAGS.items():
+    flags = PLAIN_FLAGS if live_lengths is not None else {**PLAIN_FLAGS, **CAP_FLAGS}
+    for field, flag in flags.items():
         value = getattr(knobs, field)
         if value is not None:
             args += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
     if knobs.drafter is not None:
-        args += [SPECULATIVE_FLAG, speculative_config(drafters[knobs.drafter], knobs.draft_tokens)]
+        config = speculative_config(drafters[knobs.drafter], knobs.draft_tokens)
+        if live_lengths is not None and knobs.live:
+            lengths = [k for k in live_lengths if k <= knobs.draft_tokens]
+            table = schedule.declaring(knobs.lengths, lengths, knobs.max_num_seqs)
+            config["num_speculative_tokens_per_batch_size"] = [list(one) for one in table]
+        elif knobs.draft_schedule is not None:
+            config["num_speculative_tokens_per_batch_size"] = [
+                list(one) for one in knobs.draft_schedule
+            ]
+        args += [SPECULATIVE_FLAG, json.dumps(config, sort_keys=True, separators=(",", ":"))]
     env = {} if knobs.cpu_kv_gib is None else {CPU_KV_VARIABLE: str(knobs.cpu_kv_gib)}
     return Rendered(args=tuple(args), env=env)
 
 
-def speculative_config(drafter: Drafter, draft_tokens: int) -> str:
-    """The one JSON value that vLLM's `--speculative-config` takes."""
-    config: dict[str, str | int | float | bool] = {"method": drafter.method}
+def speculative_config(drafter: Drafter, draft_tokens: int) -> dict[str, Any]:
+    """What vLLM's `--speculative-config` takes, as JSON."""
+    config: dict[str, Any] = {"method": drafter.method}
     if drafter.model is not None:
         config["model"] = drafter.model
     if drafter.revision is not None:
         config["revision"] = drafter.revision
     config["num_speculative_tokens"] = draft_tokens
     config.update(drafter.options)
-    return json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return config
 
 
 def required_flags(knobs: Knobs) -> frozenset[str]:

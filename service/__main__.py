@@ -14,8 +14,10 @@ from service.daemon import Daemon
 from service.fingerprint import platform_of
 from service.gateway_client import GatewayClient
 from service.lab import Lab
+from service.live_loop import LiveLoop
 from service.lock import make_folders, only_daemon
 from service.logs import configure
+from service.memory import LiveMemory
 from service.modes import Event
 from service.observer import Observer
 from service.slot import Slot
@@ -80,6 +82,15 @@ async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
             ),
             leave_engine=leave_engine,
         )
+    )
+    memory = LiveMemory(daemon.parts, daemon.say)
+    daemon.parts.live = LiveLoop(
+        config.live,
+        slot,
+        telemetry,
+        lengths=config.tuning.space.draft_lengths,
+        may_learn=daemon.steward.may_learn,
+        learned=memory.learned,
     )
     control = Control(daemon, telemetry)
     loop = asyncio.get_running_loop()

@@ -5,9 +5,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from profiles.errors import ConflictError, TunerError
-from profiles.profile import Profile
+from profiles.errors import ConflictError, TunerError, UnavailableError
 from service.engine import EngineStartError
+from service.memory import remembered
 from service.modes import Effect, Event, Mode, step
 from service.policy import switched, wanted
 from service.state import DEATHS, DEATHS_S, RETRY_FIRST_S, Parts, first_state
@@ -33,6 +33,7 @@ class Daemon:
             Effect.CLOSE_GATE: lambda: parts.slot.hold(self.state.sentence, eta_s=parts.slot.eta_s),
             Effect.OPEN_GATE: parts.slot.release,
             Effect.REPLACE_ENGINE: self._replace,
+            Effect.APPLY_LIVE: self._apply_live,
             Effect.RESTART_CURRENT: self._restart_current,
             Effect.RESTORE_LAST_GOOD: self._restore_last_good,
             Effect.RESTORE_DEFAULT: self._restore_default,
@@ -56,6 +57,8 @@ class Daemon:
         self._start("records", self.parts.observer.pump)
         self._start("policy", self.steward.watch)
         self._start("route", self.parts.slot.keep_route)
+        if self.parts.live is not None:
+            self._start("live", self.parts.live.run)
         self._start("boot", self._boot)
         try:
             while True:
@@ -101,7 +104,7 @@ class Daemon:
                 "recovery", f"{swept} trial was cut off by the end of tunerd; it is void"
             )
         state = self.state
-        state.target, state.target_why = await self._remembered()
+        state.target, state.target_why = await remembered(self.parts, state)
         record = await slot.adopt()
         if record is None:
             self.post(Event.NOTHING_RUNS)
@@ -116,21 +119,6 @@ class Daemon:
         target = self.state.target
         return self.parts.slot.plan(target.knobs, profile=target.id, purpose="serve").digest
 
-    async def _remembered(self) -> tuple[Profile, str]:
-        archive, digest = self.parts.archive, self.parts.platform.digest
-        last = await archive.call(archive.store.in_force)
-        if last is None:
-            return self.state.default, "your own configuration"
-        try:
-            profile = await archive.call(archive.store.profile, last.profile)
-            self.parts.slot.plan(profile.knobs, profile=profile.id, purpose="serve")
-        except TunerError:
-            return self.state.default, "the profile of last time does not fit this configuration"
-        banned = await archive.call(archive.store.quarantined, digest, time.time())
-        if profile.platform != digest or profile.knobs.digest() in {q.knobs for q in banned}:
-            return self.state.default, "the profile of last time does not fit this platform"
-        return profile, last.why
-
     # --- engine ---------------------------------------------------------------------------------
 
     async def _replace(self) -> None:
@@ -138,8 +126,7 @@ class Daemon:
 
     async def _replace_engine(self) -> None:
         slot, target = self.parts.slot, self.state.target
-        if self.state.mode is Mode.DRAINING and slot.runs(target.knobs):
-            slot.keep(profile=target.id)  # a trial left the very engine that is wanted
+        if self.state.mode is Mode.DRAINING and await self._kept():
             self.post(Event.ENGINE_READY)
             return
         try:
@@ -158,6 +145,16 @@ class Daemon:
         else:
             self.post(Event.ENGINE_READY)
 
+    async def _kept(self) -> bool:
+        """Whether a trial left an engine that is the wanted one, or can be by its live knobs."""
+        slot, target = self.parts.slot, self.state.target
+        if slot.reaches(target.knobs):
+            await slot.apply(target.knobs, profile=target.id)
+        elif not slot.runs(target.knobs):
+            return False
+        slot.keep(profile=target.id)
+        return True
+
     def _engine_died(self) -> None:
         now, deaths = time.monotonic(), self.state.deaths
         if self.state.mode in {Mode.SERVING, Mode.PROBATION}:  # a trial may die as it likes
@@ -170,6 +167,18 @@ class Daemon:
         log.warning("engine died: %s", failure)
         self._start("obituary", lambda: self.say("engine_died", f"the engine died: {failure}"))
         self.post(Event.ENGINE_KEEPS_DYING if many else Event.ENGINE_DIED)
+
+    async def _apply_live(self) -> None:
+        """Put the target in force without a restart; if it cannot be, ask for one."""
+        state, target = self.state, self.state.target
+        try:
+            await self.parts.slot.apply(target.knobs, profile=target.id)
+        except UnavailableError:
+            self.post(Event.SWITCH_WANTED)
+            return
+        await self.say("live", f"{target.knobs.label()} is in force, live: {state.target_why}")
+        state.in_force, state.why = target, state.target_why
+        await self._remember()
 
     async def _restart_current(self) -> None:
         self.state.target, self.state.target_why = self.state.in_force, self.state.why
@@ -217,7 +226,7 @@ class Daemon:
         await self.say("quarantine", f"{bad.knobs.label()} is not used for {hours:g} h")
 
     async def _commit(self) -> None:
-        state, archive = self.state, self.parts.archive
+        state = self.state
         if state.in_force.id != state.target.id or state.mode is not Mode.SERVING:
             await self.say(
                 "switch", f"{state.target.knobs.label()} is in force: {state.target_why}"
@@ -225,6 +234,10 @@ class Daemon:
         state.in_force, state.why = state.target, state.target_why
         state.ledger = switched(state.ledger, time.time())
         state.retry_s = RETRY_FIRST_S
+        await self._remember()
+
+    async def _remember(self) -> None:
+        archive, state = self.parts.archive, self.state
         await archive.call(archive.store.put_profile, state.in_force)
         await archive.call(
             archive.store.set_in_force, state.in_force.id, why=state.why, at=time.time()
@@ -249,7 +262,7 @@ class Daemon:
         self._start("retry", retry)
 
     async def _stop_all(self) -> None:
-        for name in ("boot", "policy", "retry", "tuning", "engine"):
+        for name in ("boot", "policy", "live", "retry", "tuning", "engine"):
             await self._cancel(name)
         try:
             if self.parts.leave_engine or self._fault is not None:

@@ -20,6 +20,8 @@ from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
 from service.engine_client import EngineClient
 from service.engine_record import KEEP_ENVIRON, TOKEN_VARIABLE, EngineRecord, members
+from service.live_files import LiveKnobs
+from service.live_link import LiveLink
 from tuner.failures import classify_failure
 
 POLL_S = 0.25
@@ -52,6 +54,7 @@ class LaunchPlan:
     record_path: Path
     start_timeout_s: float
     stall_timeout_s: float
+    live: LiveKnobs | None = None  # first wish of an engine with tunerd's scheduler
 
     @property
     def digest(self) -> str:
@@ -66,6 +69,7 @@ class Engine:
     def __init__(self, record: EngineRecord, process: subprocess.Popen[bytes] | None) -> None:
         self.record = record
         self.client = EngineClient(Path(record.socket))
+        self.link: LiveLink | None = None  # None: its knobs change by a restart only
         self.ended = asyncio.Event()
         self._process = process  # None when adopted: not our child
         self._stopping = False
@@ -109,9 +113,14 @@ class Engine:
             launch=plan.digest,
             socket=str(socket),
             log=str(log),
+            live=plan.live is not None,
         )
+        link = LiveLink(socket) if plan.live is not None else None
         record.write(plan.record_path)  # the intent first: a crash now leaves a findable token
         env = {**os.environ, **QUIET, **plan.env, **KEEP_ENVIRON, TOKEN_VARIABLE: token}
+        if link is not None and plan.live is not None:
+            link.put(plan.live)
+            env |= link.environment
         # before vLLM: a repair of its CPU sampler, see engine_site/sitecustomize.py
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SITE), env.get("PYTHONPATH", "")]))
         for inherited in ("LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_USEC"):
@@ -138,12 +147,16 @@ class Engine:
             record = record.spawned(process.pid)
             record.write(plan.record_path)
         engine = cls(record, process)
+        fault: str | None = None
         try:
             ready_s = await engine._wait_ready(plan)
+            if link is not None:
+                fault = await link.self_test(engine.client)
         except BaseException:
             await engine.stop(timeout_s=2.0)
             raise
-        engine.record = replace(record, ready_s=ready_s)
+        engine.link = link if fault is None else None
+        engine.record = replace(record, ready_s=ready_s, live_fault=fault)
         engine.record.write(plan.record_path)
         return engine
 
@@ -153,6 +166,8 @@ class Engine:
         if not record.alive():
             return None
         engine = cls(record, None)
+        if record.live and record.live_fault is None:
+            engine.link = LiveLink.adopted(Path(record.socket))
         if await engine.client.healthy() and await engine.client.canary() is None:
             return engine
         await engine.stop(timeout_s=5.0)
@@ -168,6 +183,8 @@ class Engine:
         self._ended()  # an adopted zombie has no pidfd event
         await self.client.close()
         Path(self.record.socket).unlink(missing_ok=True)
+        if self.record.live:
+            LiveLink(Path(self.record.socket)).remove()
 
     async def _wait_ready(self, plan: LaunchPlan) -> float:
         started = time.monotonic()

@@ -30,6 +30,8 @@ class EngineRecord:
     pid: int | None = None  # also its process group
     started_at: float | None = None  # seconds since the epoch, as the kernel says
     ready_s: float | None = None
+    live: bool = False  # started with tunerd's scheduler
+    live_fault: str | None = None  # why its knobs cannot be changed while it runs
 
     def spawned(self, pid: int) -> Self:
         """The record completed with the process."""

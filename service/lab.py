@@ -85,7 +85,7 @@ class Lab:
             design=design(space, config.engine.default, warm, size=max(2, config.tuning.trials)),
             default=config.engine.default,
         )
-        runner = TrialRunner(self._slot, self._archive, self._telemetry, config.tuning)
+        runner = TrialRunner(self._slot, self._archive, self._telemetry, config.tuning, config.live)
         self._session = TuningSession(study, plans, runner, self._archive, pause)
         return await self._session.run()
 
@@ -98,6 +98,7 @@ class Lab:
             info.flags,
             config.engine.default,
             choices=info.choices,
+            live=self._slot.live_fault is None,
         )
         for sentence in space.dropped:
             log.info("not searched: %s", sentence)

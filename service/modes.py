@@ -31,6 +31,7 @@ class Event(StrEnum):
     ADOPTED = "adopted"  # an engine of an earlier daemon runs the wanted profile and answers
     NOTHING_RUNS = "nothing_runs"
     SWITCH_WANTED = "switch_wanted"  # policy, pin or operator want another profile
+    LIVE_WANTED = "live_wanted"  # a profile that the running engine can have at its next step
     TUNE_WANTED = "tune_wanted"
     TUNE_ENDED = "tune_ended"  # the session has named the profile to serve next
     DRAINED = "drained"  # no request is in flight, or the deadline has passed
@@ -51,6 +52,7 @@ class Effect(StrEnum):
     CLOSE_GATE = "close_gate"
     OPEN_GATE = "open_gate"
     REPLACE_ENGINE = "replace_engine"  # drain, stop, start the target, canary
+    APPLY_LIVE = "apply_live"  # the target's live knobs, and it is in force
     RESTART_CURRENT = "restart_current"  # target := the profile in force
     RESTORE_LAST_GOOD = "restore_last_good"  # target := the last good profile, then replace
     RESTORE_DEFAULT = "restore_default"  # target := the operator's configuration, then replace
@@ -71,6 +73,7 @@ TABLE: Mapping[tuple[Mode, Event], Row] = {
     (M.BOOT, E.ADOPTED): (M.SERVING, (F.COMMIT_TARGET, F.MARK_GOOD, F.OPEN_GATE)),
     (M.BOOT, E.NOTHING_RUNS): (M.SWITCHING, (F.REPLACE_ENGINE,)),
     (M.SERVING, E.SWITCH_WANTED): (M.DRAINING, (F.REPLACE_ENGINE,)),
+    (M.SERVING, E.LIVE_WANTED): (M.SERVING, (F.APPLY_LIVE,)),
     (M.SERVING, E.TUNE_WANTED): (M.TUNING, (F.BEGIN_TUNING,)),
     (M.SERVING, E.ENGINE_DIED): (M.RECOVERING, (F.CLOSE_GATE, F.RESTART_CURRENT)),
     (M.SERVING, E.ENGINE_KEEPS_DYING): (
@@ -107,6 +110,7 @@ TABLE: Mapping[tuple[Mode, Event], Row] = {
         (F.CLOSE_GATE, F.QUARANTINE_TARGET, F.RESTORE_DEFAULT),
     ),
     (M.PROBATION, E.SWITCH_WANTED): (M.DRAINING, (F.REPLACE_ENGINE,)),
+    (M.PROBATION, E.LIVE_WANTED): (M.PROBATION, (F.APPLY_LIVE,)),
     (M.PROBATION, E.TUNE_WANTED): (M.TUNING, (F.BEGIN_TUNING,)),
     (M.ROLLING_BACK, E.DRAINED): (M.ROLLING_BACK, ()),
     (M.ROLLING_BACK, E.ENGINE_DIED): (M.ROLLING_BACK, ()),

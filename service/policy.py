@@ -28,6 +28,7 @@ class Facts:
     plain_waiting: int  # requests that vLLM refuses while our profile speculates
     last_plain_at: float | None
     restart_s: float  # what a switch costs
+    live: bool = False  # whether the running engine's live knobs can be changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Decision:
     profile: Profile
     why: str
     switch: bool
+    live: bool = False  # the switch needs no restart
+    fixed: bool = False  # somebody chose it: nothing is to be learned over it
 
 
 def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision, Ledger]:
@@ -55,10 +58,19 @@ def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision
     (ski rental, facts in docs/how-it-works.md).
     """
     target, why, urgent = wanted(facts, config)
+    fixed = facts.manual is not None or _pinned(facts) is not None
     recent = tuple(at for at in ledger.switched_at if facts.now - at < HOUR_S)
     if target.knobs == facts.in_force.knobs:
         # the same engine under another name is no switch at all
-        return Decision(profile=facts.in_force, why=why, switch=False), Ledger(switched_at=recent)
+        return (
+            Decision(profile=facts.in_force, why=why, switch=False, fixed=fixed),
+            Ledger(switched_at=recent),
+        )
+    if facts.live and target.knobs.cold() == facts.in_force.knobs.cold():
+        return (  # free: no hold, no restart, so nothing has to be earned first
+            Decision(profile=target, why=why, switch=True, live=True, fixed=fixed),
+            replace(ledger, switched_at=recent),
+        )
     if urgent:
         return Decision(profile=target, why=why, switch=True), Ledger(switched_at=recent)
     forgone = {} if facts.window.dominant is None else dict(ledger.forgone_s)

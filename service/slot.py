@@ -15,6 +15,8 @@ from service.caches import share_model_infos
 from service.engine import Engine, LaunchPlan, reap
 from service.engine_record import EngineRecord
 from service.gateway_client import EngineRoute, GatewayClient
+from service.live_files import LiveKnobs
+from service.live_link import SCHEDULER
 from tuner.config import Config
 from tuner.paths import Paths
 
@@ -44,6 +46,8 @@ class Slot:
         self.engine: Engine | None = None
         self.last_start_s: float | None = None
         self.restarts = 0
+        # why engines are started without live knobs; None while they are with them
+        self.live_fault: str | None = None if config.live.enabled else "live.enabled is false"
         self._config = config
         self._paths = paths
         self._gateway = gateway
@@ -65,9 +69,18 @@ class Slot:
     def plan(self, knobs: Knobs, *, profile: str, purpose: str) -> LaunchPlan:
         """The launch of these knobs under this configuration."""
         engine = self._config.engine
-        rendered = render(knobs, self._config.drafter_map)
+        live = self.live_fault is None
+        drafters = self._config.drafter_map
+        # an engine with live knobs is the same one whatever its schedule and caps are
+        rendered = (
+            render(knobs.cold(), drafters, live_lengths=self._lengths())
+            if live
+            else render(knobs, drafters)
+        )
+        command = (*engine.command, "--model", engine.model, *engine.args, *rendered.args)
         return LaunchPlan(
-            command=(*engine.command, "--model", engine.model, *engine.args, *rendered.args),
+            command=(*command, "--scheduler-cls", SCHEDULER) if live else command,
+            live=LiveKnobs.of(knobs) if live else None,
             env={
                 # one compile cache per drafter and draft length: vLLM's cache key lacks the draft
                 # length and a shared cache can crash or mis-size the engine (vllm#53366)
@@ -124,6 +137,13 @@ class Slot:
             self.restarts += 1
             share_model_infos(Path(plan.env["VLLM_CACHE_ROOT"]))
             self.engine = await Engine.launch(plan)
+            fault = self.engine.record.live_fault
+            if fault is not None:  # this vLLM does not do what our scheduler expects
+                log.warning("knobs change by restart only: %s", fault)
+                self.live_fault = fault
+                await self._stop_engine()
+                plan = self.plan(knobs, profile=profile, purpose=purpose)
+                self.engine = await Engine.launch(plan)
             self.last_start_s = self.engine.record.ready_s
             self._watch(self.engine)
             return self.engine
@@ -135,6 +155,31 @@ class Slot:
             and not self.engine.ended.is_set()
             and self.engine.knobs == knobs
         )
+
+    def reaches(self, knobs: Knobs) -> bool:
+        """Whether the running engine can have these knobs without a restart."""
+        engine = self.engine
+        return (
+            engine is not None
+            and not engine.ended.is_set()
+            and engine.link is not None
+            and engine.knobs.cold() == knobs.cold()
+        )
+
+    async def apply(self, knobs: Knobs, *, profile: str) -> None:
+        """Give the running engine these knobs at its next step; nobody is held.
+
+        Raises:
+            UnavailableError: it would need a restart.
+        """
+        engine = self.engine
+        if engine is None or engine.link is None or not self.reaches(knobs):
+            raise UnavailableError(f"{knobs.label()} cannot be reached without a restart.")
+        await asyncio.to_thread(engine.link.put, LiveKnobs.of(knobs))
+        engine.record = replace(engine.record, profile=profile, knobs=knobs.canonical())
+        await asyncio.to_thread(engine.record.write, self._paths.engine_record)
+        if self._wish is not None and self._wish["engine"] is not None:  # records name the profile
+            await self._route(self._wish["gate"], self._wish["reason"], eta_s=self._wish["eta_s"])
 
     def keep(self, *, profile: str) -> None:
         """Make the engine of a trial the one that serves a profile."""
@@ -238,6 +283,9 @@ class Slot:
                 self._on_death()
 
         engine.on_death(died)
+
+    def _lengths(self) -> tuple[int, ...]:
+        return (0, *self._config.tuning.space.draft_lengths)
 
     def _cache_key(self, knobs: Knobs) -> str:
         drafter = self._config.drafter_map.get(knobs.drafter or "")

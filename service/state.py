@@ -9,6 +9,7 @@ from profiles.profile import Profile, default_profile
 from service.archive import Archive
 from service.gateway_client import GatewayClient
 from service.lab import Lab
+from service.live_loop import LiveLoop
 from service.modes import Mode
 from service.observer import Observer
 from service.policy import Decision, Ledger
@@ -30,6 +31,7 @@ class Parts:
     slot: Slot
     observer: Observer
     lab: Lab
+    live: LiveLoop | None = None
     leave_engine: bool = False  # under systemd an engine outlives its daemon
 
 

@@ -1,5 +1,6 @@
 """The answers of the control API, assembled from what the owners show."""
 
+import asyncio
 import time
 from dataclasses import asdict
 from typing import Any
@@ -8,6 +9,7 @@ from profiles.errors import UnavailableError
 from profiles.profile import Profile
 from profiles.records import Event
 from service.daemon import Daemon
+from service.live_status import live_status
 from service.traffic import ClassTraffic
 from tuner.telemetry import Telemetry
 from tuner.version import version
@@ -38,6 +40,7 @@ async def status(daemon: Daemon, telemetry: Telemetry, started_at: float) -> dic
         "listen": f"http://{config.gateway.listen}/v1",
         "platform": {"digest": parts.platform.digest, "label": parts.platform.label()},
         "engine": _engine(daemon),
+        "live": await asyncio.to_thread(live_status, parts.slot, parts.live),
         "profile": {
             **brief(state.in_force),
             "since": state.switched_at or state.since,

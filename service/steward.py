@@ -65,7 +65,7 @@ class Steward:
         state.ledger, state.decision, state.sentence = ledger, decision, decision.why
         if decision.switch:
             state.target, state.target_why = decision.profile, decision.why
-            self._post(Event.SWITCH_WANTED)
+            self._post(Event.LIVE_WANTED if decision.live else Event.SWITCH_WANTED)
         elif self._idle(facts):
             await self.tune((), by_hand=False)
 
@@ -113,7 +113,19 @@ class Steward:
             plain_waiting=plain_waiting,
             last_plain_at=max(seen, default=None),
             restart_s=self.parts.slot.eta_s,
+            live=self.parts.slot.reaches(self.state.in_force.knobs),
         )
+
+    def may_learn(self) -> str | None:
+        """Why the live loop must not change knobs now; None when it may."""
+        state = self.state
+        if not self.parts.config.live.learn:
+            return "live.learn is false"
+        if state.mode not in {Mode.SERVING, Mode.PROBATION}:
+            return f"nothing is learned live while {state.mode}"
+        if state.decision is not None and state.decision.fixed:
+            return "a profile is pinned or was chosen by hand"
+        return None
 
     async def _plain_waiting(self) -> int:
         """Requests that wait for a plain engine; their records come only once they are answered."""

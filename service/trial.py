@@ -3,19 +3,21 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
 from profiles.measurement import Measurement
 from profiles.records import TrialStatus
 from service.archive import Archive
 from service.engine import Engine, EngineStartError
 from service.slot import Slot
-from tuner.config import TuningConfig
-from tuner.measure import MeasurePlan, measure
+from service.sweeper import Sweep, sweep
+from tuner.config import LiveConfig, TuningConfig
+from tuner.measure import Measured, MeasurePlan, measure
 from tuner.replay import ReplayRequest
 from tuner.telemetry import Telemetry
 
@@ -48,18 +50,26 @@ class TrialPlan:
     classes: Sequence[ClassPlan]
     phase: str = "search"  # or "promotion"
     pair: int | None = None  # round of the promotion
+    # by class: the live knobs to measure it with; without them an engine with live knobs sweeps
+    live: Mapping[str, Knobs] = field(default_factory=dict)
 
 
 class TrialRunner:
     """Starts candidates in the slot and measures them; live requests are held, never dropped."""
 
     def __init__(
-        self, slot: Slot, archive: Archive, telemetry: Telemetry, tuning: TuningConfig
+        self,
+        slot: Slot,
+        archive: Archive,
+        telemetry: Telemetry,
+        tuning: TuningConfig,
+        live: LiveConfig = LiveConfig(),  # noqa: B008  frozen
     ) -> None:
         self._slot = slot
         self._archive = archive
         self._telemetry = telemetry
         self._tuning = tuning
+        self._live = live
         self._fresh = True  # nothing was started yet: the running engine may be measured as it is
 
     async def run(self, plan: TrialPlan) -> list[Measurement]:
@@ -112,7 +122,7 @@ class TrialRunner:
     async def _start(self, knobs: Knobs) -> Engine:
         running, fresh = self._slot.engine, self._fresh
         self._fresh = False
-        if fresh and running is not None and self._slot.runs(knobs):
+        if fresh and running is not None and (self._slot.runs(knobs) or self._slot.reaches(knobs)):
             return running  # the first trial costs no restart
         engine = await self._slot.replace(knobs, profile=knobs.digest(), purpose="trial")
         await self._slot.release("a candidate serves between its measurements")
@@ -125,24 +135,23 @@ class TrialRunner:
             return self._row(plan, target, started_at=started_at, token=token, invalid=invalid)
         tuning = self._tuning
         lease_s = tuning.warmup_s + tuning.blocks * tuning.block_s
+        sweeps = engine.link is not None and plan.knobs.live and target.workload not in plan.live
+        if sweeps:
+            lease_s += tuning.sweep_s
         await self._slot.hold(f"{target.workload} is measured", eta_s=lease_s)
-        replay = MeasurePlan(
-            requests=target.requests,
-            concurrency=target.concurrency,
-            warmup_s=tuning.warmup_s,
-            block_s=tuning.block_s,
-            blocks=tuning.blocks,
-        )
-        work = asyncio.create_task(
-            measure(replay, socket=Path(engine.record.socket), telemetry=self._telemetry)
-        )
+        knobs = plan.live.get(target.workload, plan.knobs)
+        work = asyncio.create_task(self._work(engine, knobs, target, sweeps=sweeps))
         death = asyncio.create_task(engine.ended.wait())
         try:
             await asyncio.wait({work, death}, return_when=asyncio.FIRST_COMPLETED)
             if engine.ended.is_set():
                 failure = engine.failure(phase="serve")
                 return self._row(plan, target, started_at=started_at, token=token, failure=failure)
-            found = await work
+            knobs, found = await work
+        except UnavailableError as error:
+            return self._row(
+                plan, target, started_at=started_at, token=token, invalid=error.sentence()
+            )
         finally:
             work.cancel()
             death.cancel()
@@ -151,6 +160,7 @@ class TrialRunner:
         return self._row(
             plan,
             target,
+            knobs=knobs,
             started_at=started_at,
             token=token,
             ready_s=engine.record.ready_s,
@@ -159,6 +169,34 @@ class TrialRunner:
             environment=found.environment,
             invalid=found.invalid,
         )
+
+    async def _work(
+        self, engine: Engine, knobs: Knobs, target: ClassPlan, *, sweeps: bool
+    ) -> tuple[Knobs, Measured]:
+        """Find the live knobs if that is asked for, put them in force, and measure."""
+        tuning, socket = self._tuning, Path(engine.record.socket)
+        if sweeps and engine.link is not None:
+            space = tuning.space
+            plan = Sweep(
+                knobs=knobs,
+                lengths=space.draft_lengths,
+                requests=target.requests,
+                concurrency=target.concurrency,
+                seconds=tuning.sweep_s,
+                active=space.max_active_seqs,
+                budget=space.max_scheduled_tokens,
+            )
+            knobs = await sweep(plan, engine.link, socket, self._live)
+        if self._slot.reaches(knobs):
+            await self._slot.apply(knobs, profile=knobs.digest())
+        replay = MeasurePlan(
+            requests=target.requests,
+            concurrency=target.concurrency,
+            warmup_s=tuning.warmup_s,
+            block_s=tuning.block_s,
+            blocks=tuning.blocks,
+        )
+        return knobs, await measure(replay, socket=socket, telemetry=self._telemetry)
 
     async def _quiet(self) -> bool:
         for _ in range(QUIET_TRIES):
@@ -170,12 +208,18 @@ class TrialRunner:
 
     @staticmethod
     def _row(
-        plan: TrialPlan, target: ClassPlan, *, started_at: float, token: str, **found: Any
+        plan: TrialPlan,
+        target: ClassPlan,
+        *,
+        started_at: float,
+        token: str,
+        knobs: Knobs | None = None,
+        **found: Any,
     ) -> Measurement:
         return Measurement(
             platform=plan.platform,
             workload=target.workload,
-            knobs=plan.knobs.canonical(),
+            knobs=(knobs or plan.live.get(target.workload, plan.knobs)).canonical(),
             started_at=started_at,
             engine_token=token,
             phase=plan.phase,

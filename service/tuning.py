@@ -22,6 +22,8 @@ from tuner.space import Space
 
 log = logging.getLogger(__name__)
 
+RECENT_S = 3600.0  # a schedule that live traffic gave is measured as it is, not swept for again
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -81,7 +83,10 @@ class TuningSession:
             self._say(f"paused: {paused}", phase="done")
             return {}
         histories = await self._histories()
-        leaders = {w: leader(history) or self._study.default for w, history in histories.items()}
+        leaders = {
+            w: await self._with_live(w, leader(history) or self._study.default)
+            for w, history in histories.items()
+        }
         pairs = await self._promotion(leaders)
         verdicts = {
             workload: await self._verdict(
@@ -112,7 +117,9 @@ class TuningSession:
             if paused is not None:
                 return paused
             self._say(f"trying {chosen.knobs.label()}: {chosen.why}", histories=histories)
-            await self._runner.run(self._trial(chosen.knobs, chosen.why, tuple(self._plans)))
+            live = await self._recent(chosen.knobs)
+            trial = self._trial(chosen.knobs, chosen.why, tuple(self._plans), live=live)
+            await self._runner.run(trial)
 
     async def _spent(self) -> int:
         """Engine starts of searches that have had their verdict: a new session may spend anew."""
@@ -129,6 +136,27 @@ class TuningSession:
             spent = max(spent, len(starts - open_starts))
         return spent
 
+    async def _with_live(self, workload: str, knobs: Knobs) -> Knobs:
+        """The knobs with the schedule and caps that were last learned for a class inside them."""
+        if not knobs.live:
+            return knobs
+        rows = await self._archive.measurements(self._study.platform, workload)
+        seen = [Knobs.model_validate_json(m.knobs) for m in rows if m.usable]
+        found = [one for one in seen if one.live and one.cold() == knobs]
+        return found[-1] if found else knobs
+
+    async def _recent(self, knobs: Knobs) -> dict[str, Knobs]:
+        """By class what the live loop has found lately: it needs no sweep."""
+        found: dict[str, Knobs] = {}
+        for workload in self._plans if knobs.live else ():
+            rows = await self._archive.measurements(self._study.platform, workload)
+            for row in rows:
+                seen = Knobs.model_validate_json(row.knobs)
+                fresh = time.time() - row.started_at < RECENT_S and row.phase == "live"
+                if fresh and seen.live and seen.cold() == knobs:
+                    found[workload] = seen
+        return found
+
     async def _promotion(self, leaders: Mapping[str, Knobs]) -> dict[str, list[Pair]]:
         """Fresh starts of every leader and of the default, in random order within each round."""
         default, tuning = self._study.default, self._study.tuning
@@ -136,7 +164,9 @@ class TuningSession:
         arms = {w: knobs for w, knobs in leaders.items() if knobs != default}
         if not arms:
             return pairs
-        starts = {knobs.digest(): knobs for knobs in arms.values()} | {DEFAULT_ARM: default}
+        # classes whose winners differ only in live knobs share an engine start
+        cold = {w: knobs.cold() if knobs.live else knobs for w, knobs in arms.items()}
+        starts = {knobs.digest(): knobs for knobs in cold.values()} | {DEFAULT_ARM: default}
         names = [name for name in starts if name != DEFAULT_ARM]
         rounds = schedule_pairs(tuning.pairs, names, seed=tuning.seed)
         for number, order in enumerate(rounds, start=1):
@@ -144,8 +174,9 @@ class TuningSession:
             for knobs in (starts[name] for name in order):
                 why = f"promotion round {number} of {tuning.pairs}"
                 self._say(f"{why}: {knobs.label()}", phase="promotion")
-                wanted = tuple(w for w, arm in arms.items() if knobs in {arm, default})
-                trial = self._trial(knobs, why, wanted, phase="promotion", pair=number)
+                wanted = tuple(w for w, arm in cold.items() if knobs in {arm, default})
+                live = {w: arms[w] for w in wanted if arms[w].live and cold[w] == knobs}
+                trial = self._trial(knobs, why, wanted, phase="promotion", pair=number, live=live)
                 found |= {(m.workload, m.knobs): m for m in await self._runner.run(trial)}
             for workload, knobs in arms.items():
                 one = found.get((workload, default.canonical()))
@@ -187,6 +218,7 @@ class TuningSession:
         *,
         phase: str = "search",
         pair: int | None = None,
+        live: Mapping[str, Knobs] | None = None,
     ) -> TrialPlan:
         return TrialPlan(
             study=self._study.name,
@@ -196,6 +228,7 @@ class TuningSession:
             classes=[self._plans[workload] for workload in workloads],
             phase=phase,
             pair=pair,
+            live=live or {},
         )
 
     async def _histories(self) -> dict[str, list[Observation]]:

@@ -40,6 +40,7 @@ args = [
 HF_HUB_OFFLINE = "1"
 [engine.default]
 cpu_kv_gib = 1
+{default}
 [[drafters]]
 name = "dflash"
 method = "dflash"
@@ -60,7 +61,7 @@ block_s = 3
 blocks = 2
 pairs = 2
 [tuning.space]
-draft_lengths = [3]
+draft_lengths = {lengths}
 [policy]
 interval_s = 1
 window_s = 20
@@ -70,13 +71,24 @@ switches_per_hour = 100
 patience = 0.05
 probation_s = 5
 plain_s = {plain_s}
+[live]
+learn = {learn}
+"""
+
+
+LIVE = """
+drafter = "dflash"
+draft_length = 15
+live = true
 """
 
 
 class VllmStage:
     """`tuner run` in a folder; ends exactly what it started."""
 
-    def __init__(self, folder: Path, pair, *, trials: int = 3, plain_s: float = 600) -> None:
+    def __init__(
+        self, folder: Path, pair, *, trials: int = 3, plain_s: float = 600, learn: bool = False
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -92,6 +104,9 @@ class VllmStage:
                 drafter=json.dumps(str(pair.drafter)),
                 trials=trials,
                 plain_s=plain_s,
+                learn=json.dumps(learn),
+                default=LIVE if learn else "",
+                lengths=[1, 2, 3, 5, 8] if learn else [3],
             )
         )
         self.paths = Paths.of(load(self.config))

@@ -90,6 +90,8 @@ class SpaceConfig(Section):
     max_num_batched_tokens: tuple[PositiveInt, ...] = ()  # tokens of one step
     gpu_memory_utilization: tuple[Fraction, ...] = ()  # share of the GPU's memory
     cpu_kv_gib: tuple[PositiveInt, ...] = ()  # KV cache of the CPU build
+    max_active_seqs: tuple[PositiveInt, ...] = ()  # requests admitted together; live
+    max_scheduled_tokens: tuple[PositiveInt, ...] = ()  # tokens of one step; live
     # vLLM's own presets
     performance_mode: tuple[Literal["balanced", "interactivity", "throughput"], ...] = ()
 
@@ -104,6 +106,7 @@ class TuningConfig(Section):
     sample_s: PositiveFloat = 1800.0  # age at which a sample is forgotten
     trials: PositiveInt = 12  # engine starts of one search
     failures: PositiveInt = 4  # failed starts of one search, then only tried points
+    sweep_s: PositiveFloat = 30.0  # of visits to draft lengths within one start, at most
     warmup_s: PositiveFloat = 4.0  # of load before the first block, not counted
     block_s: PositiveFloat = 8.0  # of one timed block
     blocks: PositiveInt = 3  # timed blocks of one measurement
@@ -111,6 +114,20 @@ class TuningConfig(Section):
     min_gain: float = Field(default=0.03, ge=0)  # point gain below which nothing is promoted
     seed: int = 0  # of every random choice of a search
     space: SpaceConfig = SpaceConfig()  # what is searched
+
+
+class LiveConfig(Section):
+    """How knobs are changed and learned inside the running engine."""
+
+    enabled: bool = True  # false: engines run vLLM's own scheduler, every change is a restart
+    learn: bool = True  # false: schedules come from `tuner tune` and `tuner sweep` only
+    interval_s: PositiveFloat = 1.0  # between decisions about the traffic of the moment
+    slice_s: PositiveFloat = 0.25  # of one visit to a draft length
+    # share of the engine's busy time that visits may lose against the schedule in force
+    explore: Fraction = 0.05
+    burst_s: PositiveFloat = 20.0  # lost seconds that the first learning of a mixture may take
+    # visits to every draft length before a question counts as undecided
+    rounds: PositiveInt = 40
 
 
 class PolicyConfig(Section):
@@ -137,6 +154,7 @@ class Config(Section):
     drafters: tuple[Drafter, ...] = ()
     gateway: GatewayConfig = GatewayConfig()
     tuning: TuningConfig = TuningConfig()
+    live: LiveConfig = LiveConfig()
     policy: PolicyConfig = PolicyConfig()
 
     @property

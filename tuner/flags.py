@@ -78,7 +78,7 @@ async def accepted_flags(command: Sequence[str], env: Mapping[str, str], cache: 
         UnavailableError: there is no such command, or no vLLM behind it.
     """
     full_env = {**os.environ, **env, "COLUMNS": "200", "NO_COLOR": "1"}
-    found = await _probe(command, full_env)
+    found = await probe(command, full_env)
     key = hashlib.sha256(json.dumps([list(command), found], sort_keys=True).encode()).hexdigest()
     known = _load(cache)
     if key in known:
@@ -97,12 +97,16 @@ async def installed_version(command: Sequence[str], env: Mapping[str, str]) -> s
     Raises:
         UnavailableError: there is no such command, or no vLLM behind it.
     """
-    found = await _probe(command, {**os.environ, **env})
+    found = await probe(command, {**os.environ, **env})
     return str(found["version"])
 
 
-async def _probe(command: Sequence[str], env: Mapping[str, str]) -> dict[str, object]:
-    """Version, place and time of the vLLM package that the command's interpreter sees."""
+async def probe(command: Sequence[str], env: Mapping[str, str]) -> dict[str, object]:
+    """Version, place and time of the vLLM package that the command's interpreter sees.
+
+    Raises:
+        UnavailableError: there is no such command, or no vLLM behind it.
+    """
     interpreter = _interpreter(command, env)
     status, output, errors = await _run([*interpreter, "-c", _PROBE], env, PROBE_S)
     try:

@@ -40,10 +40,12 @@ class Observation:
     ) -> Self:
         """The row of a stored measurement."""
         rate = measurement.tok_s
+        knobs = Knobs.model_validate_json(measurement.knobs)
         return cls(
             trial=trial,
             start=measurement.engine_token,
-            knobs=Knobs.model_validate_json(measurement.knobs),
+            # a search is over engine starts; what was learned inside one belongs to it
+            knobs=knobs.cold() if knobs.live else knobs,
             log_tok_s=measurement.log_rate() if rate is not None and rate > 0 else None,
             failure=None if measurement.failure is None else measurement.failure.kind,
             limits=dict(limits or {}),

@@ -8,6 +8,7 @@ from typing import Any
 
 from profiles.errors import ConfigError, InvalidKnobsError
 from profiles.knobs import (
+    FIXED_LENGTH_METHODS,
     PLAIN_FLAGS,
     SPECULATIVE_FLAG,
     Drafter,
@@ -25,6 +26,7 @@ OTHER_AXES = (
     "cpu_kv_gib",
     "performance_mode",
 )
+LIVE_LENGTH = 1 << 16  # on the axis of draft lengths: learned inside the engine
 UNSET = "unset"  # name of None on a categorical axis
 
 Value = int | float | str | None
@@ -53,6 +55,8 @@ class Space:
     dropped: tuple[str, ...]  # a sentence for everything that is not searched, and why
     ragged: bool  # whether some combination of axis values is no configuration
     candidates: tuple[Knobs, ...] = field(repr=False)
+    # drafters whose draft length is learned inside the engine, and their longest one
+    live: Mapping[str, int] = field(default_factory=dict)
     _table: Mapping[Knobs, dict[str, int | str]] = field(init=False, repr=False, compare=False)
 
     def points(self) -> tuple[Knobs, ...]:
@@ -91,6 +95,8 @@ class Space:
             values.update(drafter=None, draft_length="off")
         elif "draft_length" in params and "drafter" not in params:
             values["drafter"] = self.drafters[0]
+        if values["draft_length"] == LIVE_LENGTH:  # a drafter without live knobs is no point there
+            values.update(live=True, draft_length=self.live.get(values["drafter"], LIVE_LENGTH))
         return Knobs.model_validate(values)
 
     def distance(self, left: Knobs, right: Knobs) -> float:
@@ -131,7 +137,7 @@ class Space:
             if axis.name == "drafter":
                 found["drafter"] = knobs.drafter or self.drafters[0]
                 continue
-            value = knobs.draft_tokens if axis.name == "draft_length" else getattr(knobs, axis.name)
+            value = _length(knobs) if axis.name == "draft_length" else getattr(knobs, axis.name)
             at = axis.values.index(value)
             found[axis.name] = at if axis.ordinal else axis.names()[at]
         return found
@@ -144,8 +150,12 @@ def build_space(
     default: Knobs,
     *,
     choices: Mapping[str, Sequence[str]] | None = None,
+    live: bool = False,
 ) -> Space:
     """The space that the operator's lists and the installed vLLM leave.
+
+    With `live` a drafter is one point, started for its longest draft: its draft lengths are
+    learned inside the engine. The operator's own draft length stays a point of its own.
 
     Raises:
         InvalidKnobsError: the default configuration itself cannot be started.
@@ -158,7 +168,18 @@ def build_space(
             f"Speculation is not searched: the installed vLLM does not accept {SPECULATIVE_FLAG}."
         )
         drafters = {}
-    lengths = {name: _lengths(config, drafters[name], default) for name in sorted(drafters)}
+    able = {
+        name: drafter.max_draft_length
+        for name, drafter in drafters.items()
+        if live and drafter.method not in FIXED_LENGTH_METHODS
+    }
+    own = (default.draft_tokens,) if default.speculating and not default.live else ()
+    lengths = {
+        name: (*(own if default.drafter == name else ()), LIVE_LENGTH)
+        if name in able
+        else _lengths(config, drafters[name], default)
+        for name in sorted(drafters)
+    }
     lengths = {name: found for name, found in lengths.items() if found}
     others = tuple(
         _axis(name, config, flags, default, choices or {}, dropped) for name in OTHER_AXES
@@ -169,7 +190,8 @@ def build_space(
             f"The search space has {size} configurations, more than {MAX_POINTS}.",
             hint="Shorten the lists under [tuning.space].",
         )
-    points = [knobs for knobs in _combinations(lengths, others) if not violations(knobs, drafters)]
+    found = _combinations(lengths, others, default, able)
+    points = [knobs for knobs in found if not violations(knobs, drafters)]
     speculation = (
         Axis(name="drafter", values=tuple(lengths), ordinal=False),
         Axis(name="draft_length", values=(0, *sorted({k for ks in lengths.values() for k in ks}))),
@@ -181,7 +203,12 @@ def build_space(
         dropped=tuple(dropped),
         ragged=len(points) < size or len(set(lengths.values())) > 1,
         candidates=tuple(points),
+        live=able,
     )
+
+
+def _length(knobs: Knobs) -> int:
+    return LIVE_LENGTH if knobs.live else knobs.draft_tokens
 
 
 def _check_default(default: Knobs, drafters: Mapping[str, Drafter], flags: frozenset[str]) -> None:
@@ -234,10 +261,21 @@ def _axis(
     )
 
 
-def _combinations(lengths: Mapping[str, Sequence[int]], others: Sequence[Axis]) -> Iterator[Knobs]:
-    speculation: list[dict[str, Any]] = [{"drafter": None, "draft_length": "off"}]
+def _combinations(
+    lengths: Mapping[str, Sequence[int]],
+    others: Sequence[Axis],
+    default: Knobs,
+    live: Mapping[str, int],
+) -> Iterator[Knobs]:
+    caps = {"max_active_seqs": default.max_active_seqs}
+    caps["max_scheduled_tokens"] = default.max_scheduled_tokens
+    speculation: list[dict[str, Any]] = [{"drafter": None, "draft_length": "off", **caps}]
     speculation += [
-        {"drafter": name, "draft_length": k} for name, found in lengths.items() for k in found
+        {"drafter": name, "draft_length": live[name], "live": True, **caps}
+        if k == LIVE_LENGTH
+        else {"drafter": name, "draft_length": k, **caps}
+        for name, found in lengths.items()
+        for k in found
     ]
     for choice, *values in product(speculation, *(axis.values for axis in others)):
         rest = dict(zip((axis.name for axis in others), values, strict=True))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from profiles.classes import CODES
+from service.engine_site.tuner_layout import stamped
 from service.gateway import headers, shape, sse
 from service.gateway.gate import Engine, Ticket
 from service.gateway.ledger import Record
@@ -86,7 +88,11 @@ class Call:
 def upstream_headers(call: Call) -> headers.Pairs:
     """The headers that the engine gets."""
     pairs = headers.for_engine(call.request.headers.items())
-    pairs.append(("X-Request-Id", call.request_id))
+    # vLLM makes the engine's request id from it, where our scheduler finds the class
+    known = call.generates and call.inspection is not None
+    code = CODES.index(call.inspection.request_class) if known and call.inspection else None
+    request_id = call.request_id if code is None else stamped(call.request_id, code)
+    pairs.append(("X-Request-Id", request_id))
     if call.body or call.request.method in {"POST", "PUT", "PATCH"}:
         pairs.append(("Content-Length", str(len(call.body))))
     return pairs

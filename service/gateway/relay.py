@@ -163,7 +163,7 @@ class Relay:
 
     def _response(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
         fields = CIMultiDict(headers.for_client(upstream.headers.items()))
-        fields.setdefault("X-Request-Id", call.request_id)
+        fields["X-Request-Id"] = call.request_id  # not the stamped one that the engine echoes
         if call.streaming:
             fields.setdefault("X-Accel-Buffering", "no")  # nginx would collect the stream
         call.response = web.StreamResponse(

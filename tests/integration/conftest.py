@@ -78,3 +78,13 @@ def stage(tmp_path_factory, pair):
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def live_stage(tmp_path_factory, pair):
+    """The same with live learning on, shared by the tests of a module."""
+    running = VllmStage(tmp_path_factory.mktemp("live"), pair, plain_s=2, learn=True).start()
+    try:
+        yield running
+    finally:
+        running.stop()

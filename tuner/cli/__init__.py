@@ -7,6 +7,7 @@ from tuner.cli import (
     pin_commands,
     profile_commands,
     status_commands,
+    sweep_command,
     tune_commands,
 )
 from tuner.cli.app import main
@@ -17,6 +18,7 @@ for _group in (
     profile_commands,
     pin_commands,
     tune_commands,
+    sweep_command,
     doctor_command,
     config_commands,
 ):

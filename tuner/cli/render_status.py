@@ -27,6 +27,7 @@ def render_status(status: Mapping[str, Any], *, now: float, width: int) -> Rende
         *(("", line) for line in sensors(part(status, "telemetry"))),
         *_labelled("profile", profile(part(status, "profile"), now)),
         ("", rates(status)),
+        *_labelled("live", live(part(status, "live"))),
         *_labelled("classes", classes(part(status, "traffic"), width)),
         *_labelled("pins", pins(items(status, "pins"))),
         ("tuning", tuning(part(status, "tuning"))),
@@ -83,6 +84,43 @@ def profile(data: Mapping[str, Any], now: float) -> list[str]:
     evidence = part(data, "evidence")
     if evidence.get("sentence"):
         lines.append(safe(evidence["sentence"]))
+    return lines
+
+
+def live(data: Mapping[str, Any]) -> list[str]:
+    """Whether knobs are live, the schedule in force, and what is known of each mixture."""
+    if not data:
+        return [MISSING]
+    if data.get("knobs") != "live":
+        return [f"knobs change by restart: {safe(data.get('fault') or data.get('sentence'))}"]
+    force = part(data, "in_force")
+    line = f"knobs live{DOT}draft length {safe(force.get('label'))}"
+    caps = [
+        f"{name} {safe(force[key])}"
+        for name, key in (("admitted", "active"), ("budget", "budget"))
+        if force.get(key)
+    ]
+    lines = [DOT.join([line, *caps])]
+    for item in items(data, "mixtures"):
+        here = "* " if item.get("name") == data.get("mixture") else "  "
+        state = (
+            f"expected loss {share(item.get('expected_loss'), 1)}"
+            if item.get("settled_at")
+            else f"learning, {safe(item.get('left'))} of {safe(item.get('arms'))} lengths left"
+        )
+        lines.append(
+            here
+            + DOT.join(
+                [
+                    safe(item.get("name")),
+                    safe(item.get("label")),
+                    state,
+                    f"{counted(item.get('rounds'), 'round')} in {span(item.get('traffic_s'))}",
+                    f"explored {share(item.get('explored_share'), 1)} of steps",
+                    f"lost {share(item.get('forgone_share'), 1)} of tokens",
+                ]
+            )
+        )
     return lines
 
 

@@ -28,9 +28,9 @@ def number(value: Any, unit: str = "", digits: int = 0) -> str:
     return f"{value:,.{digits}f}".replace(",", " ") + (f" {unit}" if unit else "")
 
 
-def share(value: Any) -> str:
+def share(value: Any, digits: int = 0) -> str:
     """A fraction as percent, or `n/a`."""
-    return number(value * 100, "%") if isinstance(value, int | float) else MISSING
+    return number(value * 100, "%", digits) if isinstance(value, int | float) else MISSING
 
 
 def gain(value: Any, low: Any = None, high: Any = None) -> str:

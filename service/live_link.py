@@ -1,0 +1,117 @@
+"""The link to the scheduler in one engine: knobs in, counters out, and a test that both work."""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Self
+
+from service.engine_client import EngineClient
+from service.engine_site import tuner_layout as layout
+from service.live_files import ControlFile, LiveKnobs, Telemetry, read_telemetry
+
+SCHEDULER = "tuner_scheduler.TunedScheduler"  # for --scheduler-cls; lies in engine_site
+POLL_S = 0.01
+CONFIRM_S = 5.0  # a running engine takes one step
+
+log = logging.getLogger(__name__)
+
+
+class LiveLink:
+    """Live knobs and step counters of one engine."""
+
+    def __init__(self, socket: Path, generation: int = 0) -> None:
+        self.telemetry_path = socket.with_suffix(".telemetry")
+        self._control = ControlFile(socket.with_suffix(".control"), generation)
+
+    @classmethod
+    def adopted(cls, socket: Path) -> Self:
+        """The link to an engine of an earlier daemon; goes on from its generation."""
+        found = read_telemetry(socket.with_suffix(".telemetry"))
+        head = b""
+        try:
+            with socket.with_suffix(".control").open("rb") as file:
+                head = file.read(layout.CONTROL_HEAD.size)
+        except OSError:
+            pass
+        written = layout.CONTROL_HEAD.unpack(head)[3] if len(head) == 24 else 0
+        confirmed = 0 if found is None else found.fields["generation"]
+        # never a generation that was used before: the scheduler looks at changes only
+        return cls(socket, max(written if written < 1 << 62 else 0, confirmed) + 2)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the engine needs to find both files."""
+        return {
+            layout.CONTROL_VARIABLE: str(self._control.path),
+            layout.TELEMETRY_VARIABLE: str(self.telemetry_path),
+        }
+
+    @property
+    def wish(self) -> LiveKnobs | None:
+        """The knobs that were last asked for."""
+        return self._control.wish
+
+    @property
+    def generation(self) -> int:
+        """The number of the last wish; the engine confirms it in its telemetry."""
+        return self._control.generation
+
+    def put(self, wish: LiveKnobs) -> int:
+        """Ask for knobs; they are in force at the engine's next step."""
+        return self._control.put(wish)
+
+    def read(self) -> Telemetry | None:
+        """The engine's counters."""
+        return read_telemetry(self.telemetry_path)
+
+    async def confirmed(self, generation: int, *, timeout_s: float = CONFIRM_S) -> Telemetry | None:
+        """The counters once the engine has obeyed; None when it takes no step in that time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = self.read()
+            if found is not None and found.fields["generation"] == generation:
+                return found
+            if time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(POLL_S)
+
+    async def self_test(self, client: EngineClient) -> str | None:
+        """Flip the draft length and see the counters follow; a sentence when they do not."""
+        before = self.read()
+        if before is None:
+            return "The engine's scheduler writes no telemetry; its log may say why."
+        if before.fields["errors"]:
+            return "The engine's scheduler gave up its live knobs; its log says why."
+        restore = self.wish
+        lengths = (1, before.longest) if before.can(layout.LIVE_DRAFT) else (before.longest,)
+        try:
+            for k in lengths:
+                fault = await self._flip(k, client)
+                if fault is not None:
+                    return fault
+        finally:
+            if restore is not None:
+                self.put(restore)
+        return None
+
+    async def _flip(self, k: int, client: EngineClient) -> str | None:
+        before = self.read()
+        generation = self.put(LiveKnobs.constant(k))
+        wrong = await client.canary()
+        if wrong is not None:
+            return wrong
+        after = await self.confirmed(generation)
+        if after is None or before is None:
+            return f"The engine did not confirm draft length {k}."
+        if after.fields["errors"]:
+            return "The engine's scheduler gave up its live knobs; its log says why."
+        cell, old = after.cells.get((1, k)), before.cells.get((1, k))
+        if cell is None or (old is not None and cell.steps <= old.steps):
+            return f"The engine's counters show no step with draft length {k}."
+        return None
+
+    def remove(self) -> None:
+        """Take both files away; the engine has gone."""
+        for path in (self._control.path, self.telemetry_path):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,248 @@
+"""The live loop: learns draft lengths on live traffic inside the running engine."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from profiles.classes import CODES
+from profiles.errors import UnavailableError
+from profiles.knobs import Knobs
+from profiles.schedule import Schedule
+from service.engine import Engine
+from service.live_files import LiveKnobs, Telemetry
+from service.slot import Slot
+from service.visits import Visits, goodput, shares
+from tuner.allowance import Allowance
+from tuner.cells import Cells, difference, total
+from tuner.config import LiveConfig
+from tuner.drafts import NGRAM_PREDICTION_ERROR, PREDICTION_ERROR
+from tuner.drift import moved
+from tuner.learner import Learner, Visit
+from tuner.measure import SPOILING_REASONS
+from tuner.race import Rules
+from tuner.telemetry import Telemetry as Sensors
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.2  # of the request-steps: a class with less does not make a mixture
+KEPT_WINDOWS = 16
+KEPT_VISITS = 400
+
+
+@dataclass(kw_only=True)
+class Mixture:
+    """What is known about one mixture of request classes in the running engine."""
+
+    name: str
+    learner: Learner
+    allowance: Allowance
+    schedule: Schedule | None = None  # in force for it once something is known
+    settled_at: float | None = None
+    reference: Cells = field(default_factory=dict)  # at the schedule, when it was settled
+    windows: deque[Cells] = field(default_factory=lambda: deque(maxlen=KEPT_WINDOWS))
+    traffic_s: float = 0.0  # busy seconds until it was settled
+    reopened: int = 0
+    why: str = ""
+
+
+class LiveLoop:
+    """Visits draft lengths while traffic flows, and keeps the best schedule in force."""
+
+    def __init__(
+        self,
+        config: LiveConfig,
+        slot: Slot,
+        sensors: Sensors,
+        *,
+        lengths: tuple[int, ...],
+        may_learn: Callable[[], str | None],
+        learned: Callable[[Mixture, Knobs, Cells], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._slot = slot
+        self._sensors = sensors
+        self._lengths = lengths
+        self._may_learn = may_learn  # a sentence when not
+        self._learned = learned
+        self._engine: Engine | None = None
+        self._last: Telemetry | None = None
+        self._key = ""
+        self.mixtures: dict[str, Mixture] = {}
+        self.visits: deque[dict[str, object]] = deque(maxlen=KEPT_VISITS)
+        self.sentence = "nothing was learned yet"
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The mixture of the moment."""
+        return self.mixtures.get(self._key)
+
+    async def run(self) -> None:
+        """Learn until cancelled; trouble with an engine is waited out."""
+        while True:
+            try:
+                await self._tick()
+            except (UnavailableError, OSError) as error:
+                self._last = None
+                log.debug("live loop: %s", error)
+                await asyncio.sleep(self._config.interval_s)
+
+    async def _tick(self) -> None:
+        engine = self._slot.engine
+        refusal = self._may_learn()
+        if engine is None or engine.link is None or not engine.knobs.live or refusal is not None:
+            self.sentence = refusal or "the running engine has no live draft length"
+            self._last = None
+            await asyncio.sleep(self._config.interval_s)
+            return
+        if engine is not self._engine:  # what was learned holds for one engine start
+            self._engine, self._last, self.mixtures = engine, None, {}
+        await asyncio.sleep(self._config.interval_s)
+        now = await asyncio.to_thread(engine.link.read)
+        before, self._last = self._last, now
+        if before is None or now is None or engine is not self._slot.engine:
+            return
+        cells = difference(before.cells, now.cells)
+        if not cells:
+            return
+        mixture = self._of_the_moment(engine, before, now)
+        busy = total(cells)
+        mixture.allowance = mixture.allowance.earn(busy.seconds, busy.tokens)
+        if mixture.settled_at is not None:
+            await self._watch(engine, mixture, cells)
+        if mixture.settled_at is None and mixture.allowance.may_probe:
+            await self._learn(engine, mixture)
+        await self._assert(engine, mixture)
+
+    def _of_the_moment(self, engine: Engine, before: Telemetry, now: Telemetry) -> Mixture:
+        found = {code: share for code, share in shares(before, now).items() if share >= SHARE}
+        if found:
+            names = [str(CODES[code]) if code < len(CODES) else "unstamped" for code in found]
+            self._key = " + ".join(sorted(names))
+        if self._key not in self.mixtures:
+            self.mixtures[self._key] = self._new(engine, self._key)
+        return self.mixtures[self._key]
+
+    def _new(self, engine: Engine, name: str) -> Mixture:
+        knobs, config = engine.knobs, self._config
+        arms = {0, knobs.draft_tokens, *(k for k in self._lengths if k <= knobs.draft_tokens)}
+        error = NGRAM_PREDICTION_ERROR if "ngram" in (knobs.drafter or "") else PREDICTION_ERROR
+        learner = Learner(
+            arms=tuple(sorted(arms)),
+            rules=Rules(max_rounds=config.rounds),
+            prediction_error=error,
+        )
+        allowance = Allowance(share=config.explore, burst_s=config.burst_s)
+        return Mixture(name=name, learner=learner, allowance=allowance)
+
+    async def _learn(self, engine: Engine, mixture: Mixture) -> None:
+        """One round of visits, then the best that is known so far."""
+        if engine.link is None:
+            return
+        visits = Visits(engine.link)
+        self._last = None  # a window must not hold visits
+        for arm in mixture.learner.order():
+            await self._take(mixture, await visits.move(arm, self._config.slice_s))
+            if not mixture.allowance.may_probe or self._may_learn() is not None:
+                break
+        await self._take(mixture, await visits.end(self._wish(engine, mixture)))
+        found = await asyncio.to_thread(mixture.learner.findings)
+        if not found:
+            return
+        ceiling = self._last_ceiling(engine)
+        mixture.schedule = mixture.learner.schedule(
+            ceiling=ceiling, fallback=engine.knobs.draft_tokens
+        )
+        mixture.why = "; ".join(each.race.sentence for each in found)
+        rounds = len(mixture.learner.rounds)
+        self.sentence = f"{mixture.name}: learning, {rounds} rounds"
+        if all(each.settled for each in found):
+            await self._settle(engine, mixture)
+
+    async def _take(self, mixture: Mixture, visit: Visit | None) -> None:
+        """One visit into what is known, unless the GPU was slowed down meanwhile."""
+        if visit is None:
+            return
+        sensors = self._sensors.snapshot()
+        spoiling = sorted(SPOILING_REASONS.intersection(sensors.throttle_reasons))
+        cell = goodput(visit)
+        self.visits.append(
+            {
+                "at": time.time(),
+                "mixture": mixture.name,
+                "draft_length": visit.arm,
+                "steps": cell.steps,
+                "tokens": cell.tokens,
+                "seconds": cell.seconds,
+                "power_w": sensors.power_w,
+                "temperature_c": sensors.temperature_c,
+                "invalid": ", ".join(spoiling) or None,
+            }
+        )
+        paid = mixture.allowance.earn(cell.seconds, cell.tokens)
+        mixture.allowance = paid.spend(
+            cell.seconds,
+            probe_tok_s=cell.goodput_tok_s,
+            schedule_tok_s=self._usual(mixture, visit),
+        )
+        mixture.traffic_s += cell.seconds
+        if not spoiling:
+            mixture.learner = await asyncio.to_thread(mixture.learner.add, visit)
+
+    @staticmethod
+    def _usual(mixture: Mixture, visit: Visit) -> float | None:
+        """Goodput of the best that is known, at the batch sizes of the visit."""
+        known = mixture.learner.cells()
+        weighted = steps = 0.0
+        for (batch, k), cell in visit.cells.items():
+            if k != visit.arm:
+                continue
+            rates = [
+                other.goodput_tok_s or 0.0
+                for (b, _), other in known.items()
+                if b == batch and other.steps >= cell.steps
+            ]
+            if rates:
+                weighted += max(rates) * cell.steps
+                steps += cell.steps
+        return weighted / steps if steps else None
+
+    async def _settle(self, engine: Engine, mixture: Mixture) -> None:
+        first = mixture.settled_at is None and mixture.reopened == 0
+        mixture.settled_at = time.time()
+        mixture.windows.clear()
+        cells = mixture.learner.cells()
+        mixture.reference = cells
+        self.sentence = f"{mixture.name}: {mixture.why}"
+        log.info("live %s first=%s %s", mixture.name, first, mixture.why)
+        if mixture.schedule is not None:
+            knobs = engine.knobs.model_copy(update={"draft_schedule": mixture.schedule})
+            await self._learned(mixture, knobs, cells)
+
+    async def _watch(self, engine: Engine, mixture: Mixture, cells: Cells) -> None:
+        """Look for drift; what has moved is learned anew."""
+        mixture.windows.append(cells)
+        sentence = moved(mixture.reference, list(mixture.windows))
+        if sentence is None:
+            return
+        log.info("live %s drifted: %s", mixture.name, sentence)
+        fresh = self._new(engine, mixture.name)
+        mixture.learner, mixture.settled_at = fresh.learner, None
+        mixture.reopened += 1
+        mixture.why = f"{sentence}; it is learned anew"
+
+    def _wish(self, engine: Engine, mixture: Mixture) -> LiveKnobs:
+        """The knobs in force for a mixture: what was learned, else those of the profile."""
+        base = LiveKnobs.of(engine.knobs)
+        return base if mixture.schedule is None else replace(base, lengths=mixture.schedule)
+
+    async def _assert(self, engine: Engine, mixture: Mixture) -> None:
+        wish = self._wish(engine, mixture)
+        if engine.link is not None and engine.link.wish != wish:
+            await asyncio.to_thread(engine.link.put, wish)
+
+    def _last_ceiling(self, engine: Engine) -> int:
+        found = None if engine.link is None else engine.link.read()
+        return 1 if found is None else found.fields["max_num_seqs"]

@@ -1,0 +1,46 @@
+"""What the live knobs rely on, in vLLM's own source: the installed one and other releases."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tuner.fit import LOST, inspect, installed_root
+
+pytestmark = pytest.mark.vllm
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "vllm-versions.md"
+UNREACHABLE = 69
+SLOWEST_S = 1.0  # an operator waits for it
+
+
+async def test_the_installed_vllm_has_everything():
+    """Nothing that the live knobs rely on is missing in the vLLM that our tests run."""
+    root = await installed_root([sys.executable], {})
+    start = time.monotonic()
+    found = inspect(root)
+    took_s = time.monotonic() - start
+
+    assert () == found.missing
+    assert frozenset(LOST) == found.capabilities
+    assert took_s < SLOWEST_S
+
+
+@pytest.mark.timeout(900)  # a wheel of 130 MB where nothing is cached
+@pytest.mark.parametrize("release", ["0.31.0", "0.30.0"])
+def test_another_release_is_as_documented(release):
+    """The newest other release, and the newest that lacks something, are what our page says."""
+    command = [sys.executable, str(ROOT / "scripts" / "fit"), release]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == UNREACHABLE:
+        pytest.skip(done.stderr.strip())
+
+    assert 0 == done.returncode, done.stderr
+    printed = [line for line in done.stdout.splitlines() if line]
+    documented = PAGE.read_text(encoding="utf-8").splitlines()
+    assert f"| {release} |" in done.stdout
+    assert f"vLLM {release}:" in done.stdout
+    assert [] == [line for line in printed if line not in documented]

@@ -1,0 +1,130 @@
+"""P: the goodput of every draft length, from step times and acceptance together.
+
+Goodput per request is tokens per step over seconds per step. Seconds depend on batch size and draft
+length, hardly on text; tokens depend on text and draft length, not on batch size. So the seconds of
+one bucket are fitted by themselves, and the tokens are taken from all drafts: those of the length
+itself, and what longer drafts predict for it (tuner/drafts.py), weighted by their variances. The
+prediction's own error is part of its variance: with enough direct steps it counts for nothing.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tuner.buckets import bucket
+from tuner.cells import Cells
+from tuner.drafts import STEPS_PER_SAMPLE, ByLength, predicted, spread
+
+STEP_NOISE = 0.15  # standard deviation of ln seconds of one step, on a machine with other work
+SWEEPS = 20  # of the alternating fit; it settles within a few
+
+
+@dataclass(frozen=True, kw_only=True)
+class Belief:
+    """Normal belief about ln goodput per request."""
+
+    mean: float
+    deviation: float
+
+
+def beliefs(
+    cells: Cells, drafts: ByLength, number: int, *, prediction_error: float
+) -> dict[int, Belief]:
+    """By draft length, for a bucket of batch sizes; only what was visited there has one."""
+    here = {key: cell for key, cell in cells.items() if bucket(key[0]) == number and cell.steps}
+    seconds = _seconds(here)
+    found: dict[int, Belief] = {}
+    for k, log_s in seconds.items():
+        steps = sum(cell.steps for (_, length), cell in here.items() if length == k)
+        tokens = _tokens(k, cells, drafts, prediction_error)
+        if tokens is not None:
+            variance = tokens.deviation**2 + STEP_NOISE**2 / steps
+            found[k] = Belief(mean=tokens.mean - log_s, deviation=math.sqrt(variance))
+    return found
+
+
+def _seconds(here: Cells) -> dict[int, float]:
+    """Mean ln seconds per step by draft length, as if all had run at the same batch sizes."""
+    logs = {key: math.log(cell.seconds / cell.steps) for key, cell in here.items()}
+    lengths = {k: 0.0 for _, k in here}
+    batches = {b: 0.0 for b, _ in here}
+    for _ in range(SWEEPS):
+        for k in lengths:
+            lengths[k] = _mean(
+                here, {key: logs[key] - batches[key[0]] for key in here if key[1] == k}
+            )
+        for b in batches:
+            batches[b] = _mean(
+                here, {key: logs[key] - lengths[key[1]] for key in here if key[0] == b}
+            )
+        middle = sum(batches.values()) / len(batches) if batches else 0.0
+        batches = {b: value - middle for b, value in batches.items()}
+    return lengths
+
+
+def _mean(weights: Cells, values: Mapping[tuple[int, int], float]) -> float:
+    total = sum(weights[key].steps for key in values)
+    return sum(weights[key].steps * value for key, value in values.items()) / total
+
+
+def _tokens(k: int, cells: Cells, drafts: ByLength, prediction_error: float) -> Belief | None:
+    """Ln tokens per request and step: direct steps and predictions, weighted."""
+    parts: list[Belief] = []
+    if k == 0:
+        return Belief(mean=0.0, deviation=0.0)
+    own = drafts.get(k)
+    direct, request_steps = _direct(k, cells)
+    if direct is not None and own is not None and own.request_steps:
+        parts.append(_belief(direct, spread(own), request_steps))
+    longer = {length: each for length, each in drafts.items() if length > k}
+    weight = sum(each.request_steps for each in longer.values())
+    if weight:
+        mean = sum(each.request_steps * (predicted(each, k) or 1.0) for each in longer.values())
+        variance = sum(each.request_steps * spread(each, k) for each in longer.values())
+        sampled = _belief(mean / weight, variance / weight, weight)
+        deviation = math.hypot(sampled.deviation, prediction_error)
+        parts.append(Belief(mean=sampled.mean, deviation=deviation))
+    if not parts:
+        return None
+    precision = sum(1 / part.deviation**2 for part in parts)
+    mean = sum(part.mean / part.deviation**2 for part in parts) / precision
+    return Belief(mean=mean, deviation=1 / math.sqrt(precision))
+
+
+def _direct(k: int, cells: Cells) -> tuple[float | None, int]:
+    """Tokens per request-step at a draft length, and how many request-steps there were."""
+    request_steps = sum(
+        batch * cell.steps for (batch, length), cell in cells.items() if length == k
+    )
+    tokens = sum(cell.tokens for (_, length), cell in cells.items() if length == k)
+    return (tokens / request_steps if request_steps else None), request_steps
+
+
+def _belief(mean: float, variance: float, request_steps: int) -> Belief:
+    # half a token of variance more: a few equal steps do not prove that there is none
+    relative = (variance + 0.5 / max(request_steps, 1)) * STEPS_PER_SAMPLE / request_steps
+    return Belief(mean=math.log(mean), deviation=math.sqrt(relative) / mean)
+
+
+def risk(found: Mapping[int, Belief], choice: int) -> float:
+    """Expected loss, as a share of goodput, of the choice against its strongest rival."""
+    own = found[choice]
+    worst = 0.0
+    for k, other in found.items():
+        if k == choice:
+            continue
+        gap = other.mean - own.mean
+        deviation = math.hypot(own.deviation, other.deviation)
+        if deviation == 0:
+            worst = max(worst, gap)
+            continue
+        z = gap / deviation
+        density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        worst = max(worst, gap * (0.5 * math.erfc(-z / math.sqrt(2))) + deviation * density)
+    return worst
+
+
+def best(found: Mapping[int, Belief], *, tie: float) -> int:
+    """The draft length with the highest mean; within the tie the shortest one."""
+    top = max(belief.mean for belief in found.values())
+    return min(k for k, belief in found.items() if belief.mean >= top - math.log1p(tie))

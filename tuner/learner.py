@@ -1,0 +1,152 @@
+"""P: what to visit next and what is known so far, for one mixture of traffic in one engine.
+
+Every bucket of batch sizes is a race of its own (tuner/race.py) over the rounds in which it was
+busy; arms are thrown out by its always-valid intervals only. Among those left the belief
+(tuner/blend.py) chooses, and learning pauses when the race is over or when the expected loss of the
+choice is below RISK: on a flat top nothing is gained by telling equals apart.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tuner.blend import Belief, beliefs, best, risk
+from tuner.buckets import assemble, bucket
+from tuner.cells import Cells, merge
+from tuner.drafts import ByLength, pooled
+from tuner.race import Round, Rules, Standing, standing
+
+RISK = 0.01  # expected loss of a choice that is good enough
+BUSY_SHARE = 0.1  # of the steps: a bucket with fewer is not asked about
+ROUNDS_KEPT = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """What a slice with one draft length gave."""
+
+    arm: int
+    cells: Cells
+    drafts: ByLength  # of all classes together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is known about one bucket."""
+
+    bucket: int
+    choice: int
+    beliefs: Mapping[int, Belief]
+    risk: float  # expected loss of the choice, share of goodput
+    race: Standing
+    settled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """The visits of one question; adding one gives a new learner."""
+
+    arms: tuple[int, ...]
+    rules: Rules = field(default_factory=Rules)
+    prediction_error: float = 0.04
+    seed: int = 0
+    rounds: tuple[Mapping[int, Cells], ...] = ()  # complete ones
+    current: Mapping[int, Cells] = field(default_factory=dict)  # the round that is going on
+    drafts: ByLength = field(default_factory=dict)
+    races: Mapping[int, Standing] = field(default_factory=dict)  # by bucket, after the last round
+
+    def add(self, visit: Visit) -> "Learner":
+        """With one more visit; a round is complete once every arm in the race had one."""
+        mine = {key: cell for key, cell in visit.cells.items() if key[1] == visit.arm}
+        drafts = pooled([self.drafts, visit.drafts])
+        current = {**self.current, visit.arm: merge(self.current.get(visit.arm, {}), mine)}
+        if not set(self.running()) <= set(current):
+            return replace(self, current=current, drafts=drafts)
+        rounds = (*self.rounds, current)[-ROUNDS_KEPT:]
+        grown = replace(self, rounds=rounds, current={}, drafts=drafts)
+        races = {
+            number: standing(rounds_of(rounds, number), self.arms, self.rules)
+            for number in grown.busy()
+        }
+        return replace(grown, races=races)
+
+    def cells(self) -> Cells:
+        """Everything that was counted."""
+        return merge(*(cells for each in (*self.rounds, self.current) for cells in each.values()))
+
+    def busy(self) -> list[int]:
+        """The buckets that the traffic was in."""
+        steps: dict[int, int] = {}
+        for (batch, _), cell in self.cells().items():
+            steps[bucket(batch)] = steps.get(bucket(batch), 0) + cell.steps
+        enough = BUSY_SHARE * sum(steps.values())
+        return sorted(number for number, count in steps.items() if count >= enough)
+
+    def finding(self, number: int) -> Finding | None:
+        """What is known about a bucket; None before its first round."""
+        race = self.races.get(number)
+        if race is None:
+            return None
+        known = beliefs(self.cells(), self.drafts, number, prediction_error=self.prediction_error)
+        left = {k: belief for k, belief in known.items() if k in race.survivors}
+        if not left:
+            return None
+        choice = best(left, tie=self.rules.tie)
+        if race.decided:
+            choice = race.leader
+        loss = risk(left, choice) if choice in left else 0.0
+        seen = race.rounds >= self.rules.min_rounds and set(left) == set(race.survivors)
+        return Finding(
+            bucket=number,
+            choice=choice,
+            beliefs=known,
+            risk=loss,
+            race=race,
+            settled=race.over or (seen and loss < RISK),
+        )
+
+    def findings(self) -> list[Finding]:
+        """All busy buckets that something is known about."""
+        found = (self.finding(number) for number in self.busy())
+        return [each for each in found if each is not None]
+
+    @property
+    def settled(self) -> bool:
+        """Whether more visits are not worth their cost at present."""
+        found = self.findings()
+        return bool(found) and all(each.settled for each in found)
+
+    def running(self) -> tuple[int, ...]:
+        """The arms that some busy bucket has not thrown out; all of them at first."""
+        open_races = [race for race in self.races.values() if not race.over]
+        left = {arm for race in open_races or self.races.values() for arm in race.survivors}
+        if not left:
+            return self.arms
+        return tuple(arm for arm in self.arms if arm in left)
+
+    def order(self) -> tuple[int, ...]:
+        """The arms that this round still has to visit, in an order that the seed decides."""
+        waiting = [arm for arm in self.running() if arm not in self.current]
+        return tuple(sorted(waiting or self.running(), key=self._draw))
+
+    def schedule(self, *, ceiling: int, fallback: int) -> tuple[tuple[int, int, int], ...]:
+        """The k(b) ranges of what is known."""
+        chosen = {each.bucket: each.choice for each in self.findings()}
+        return assemble(chosen, ceiling=ceiling, fallback=fallback)
+
+    def _draw(self, arm: int) -> bytes:
+        return hashlib.sha256(f"{self.seed}:{len(self.rounds)}:{arm}".encode()).digest()
+
+
+def rounds_of(rounds: Sequence[Mapping[int, Cells]], number: int) -> list[Round]:
+    """What the rounds say about one bucket, arm by arm and batch size by batch size."""
+    found: list[Round] = []
+    for each in rounds:
+        here = {
+            arm: {batch: cell for (batch, _), cell in cells.items() if bucket(batch) == number}
+            for arm, cells in each.items()
+        }
+        kept = {arm: cells for arm, cells in here.items() if cells}
+        if kept:
+            found.append(kept)
+    return found
