@@ -24,11 +24,14 @@ from service.slot import Slot
 from service.state import Parts
 from tuner.config import Config
 from tuner.config_file import load
+from tuner.fit import DRAFT, LOAD, TELEMETRY, inspect, installed_root
 from tuner.flags import installed_version
 from tuner.paths import Paths
 from tuner.telemetry import Telemetry
 
 log = logging.getLogger("tunerd")
+
+NEEDED = {LOAD, DRAFT, TELEMETRY}  # without the other capabilities the rest is still live
 
 
 def main() -> int:
@@ -63,6 +66,8 @@ async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
     archive = await Archive.open(paths.store)
     gateway = GatewayClient(paths.gateway_socket)
     slot = Slot(config, paths, gateway)
+    if slot.live_fault is None:
+        slot.live_fault = await live_fault(config)
     policy = config.policy
     daemon = Daemon(
         Parts(
@@ -104,6 +109,15 @@ async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
         await gateway.close()
         await archive.close()
         telemetry.close()
+
+
+async def live_fault(config: Config) -> str | None:
+    """Why the installed vLLM cannot have live knobs, read from its source; None when it can."""
+    root = await installed_root(config.engine.command, config.engine.env)
+    if root is None:
+        return "The source of the installed vLLM cannot be found."
+    fit = await asyncio.to_thread(inspect, root)
+    return None if NEEDED <= fit.capabilities else fit.sentence()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The control API: HTTP and JSON on two unix sockets, one of them read-only."""
 
+import asyncio
 import json
 import logging
 import os
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from profiles.errors import ExitCode, InvalidKnobsError, TunerError
 from profiles.profile import Origin, Profile
 from service.daemon import Daemon
 from service.modes import Event
 from service.status import brief, event, status
+from service.table_sweep import SweepRequest
 from tuner.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class Control:
                 web.get("/v1/history", self._history),
                 web.get("/v1/pins", self._pins),
                 web.get("/v1/config", self._config),
+                web.get("/v1/sweep", self._sweep),
+                web.get("/v1/live/visits", self._visits),
             ]
         )
         if changes:
@@ -69,6 +74,8 @@ class Control:
                     web.post("/v1/use", self._use),
                     web.post("/v1/tune", self._tune),
                     web.post("/v1/tune/stop", self._tune_stop),
+                    web.post("/v1/sweep", self._sweep_start),
+                    web.post("/v1/sweep/stop", self._tune_stop),
                     web.post("/v1/profiles/import", self._import),
                     web.post("/v1/stop", self._stop),
                 ]
@@ -197,6 +204,22 @@ class Control:
     async def _tune_stop(self, _: web.Request) -> web.Response:
         sentence = await self._daemon.stop_tuning()
         return _answer({"sentence": sentence})
+
+    async def _sweep(self, _: web.Request) -> web.Response:
+        return _answer(await asyncio.to_thread(self._daemon.parts.lab.sweep_answer))
+
+    async def _sweep_start(self, request: web.Request) -> web.Response:
+        try:
+            wanted = SweepRequest.model_validate(await _body(request))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InvalidKnobsError(f"This is not a sweep: {place}: {first['msg']}.") from error
+        return _answer({"sentence": self._daemon.steward.sweep(wanted)})
+
+    async def _visits(self, _: web.Request) -> web.Response:
+        live = self._daemon.parts.live
+        return _answer({"visits": [] if live is None else list(live.visits)})
 
     async def _import(self, request: web.Request) -> web.Response:
         parts = self._daemon.parts

@@ -280,10 +280,7 @@ class Daemon:
     async def _tune(self) -> None:
         state = self.state
         try:
-            await self.say("tuning", f"tuning {', '.join(state.tuning)}")
-            await self.parts.lab.tune(
-                self.parts.platform, state.tuning, self.parts.observer.seen, self.steward.paused
-            )
+            await self.steward.session()
         except TunerError as error:
             await self.say("tuning", f"cannot tune: {error.sentence()}")
         except asyncio.CancelledError:

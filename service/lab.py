@@ -3,14 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from profiles import presets
 from profiles.classes import RequestClass, WorkloadClass
-from profiles.errors import ConflictError, UnavailableError
+from profiles.errors import ConflictError, InvalidKnobsError, TunerError, UnavailableError
+from profiles.knobs import Knobs, render, violations
 from profiles.platform import Platform
 from service.archive import Archive
+from service.engine import EngineStartError
 from service.gateway_client import GatewayClient
 from service.slot import Slot
+from service.table_sweep import SweepPlan, SweepRequest, TableSweep
 from service.traffic import ClassTraffic
 from service.trial import ClassPlan, TrialRunner
 from service.tuning import Progress, Study, TuningSession
@@ -31,6 +35,7 @@ SYNTHETIC = 32  # requests
 # lengths of a class that nobody has seen yet, tokens
 TYPICAL_PROMPT, TYPICAL_OUTPUT = 256, 128
 TYPICAL_CONCURRENCY = {"single": 1, "low": 4, "mid": 16, "high": 48}
+OFF = {"drafter": None, "draft_length": "off", "live": False, "draft_schedule": None}
 MAX_OUTPUT = 256  # replayed answers are cut here: a block must hold many requests
 
 
@@ -54,6 +59,7 @@ class Lab:
         self._gateway = gateway
         self._telemetry = telemetry
         self._session: TuningSession | None = None
+        self.table: TableSweep | None = None  # the last `tuner sweep`
 
     @property
     def progress(self) -> Progress | None:
@@ -88,6 +94,90 @@ class Lab:
         runner = TrialRunner(self._slot, self._archive, self._telemetry, config.tuning, config.live)
         self._session = TuningSession(study, plans, runner, self._archive, pause)
         return await self._session.run()
+
+    def sweep_knobs(self, request: SweepRequest) -> tuple[Knobs, tuple[int, ...]]:
+        """The engine that a sweep needs, and the draft lengths that it visits.
+
+        Raises:
+            InvalidKnobsError: the request names what is not configured.
+            ConflictError: knobs are not live here.
+        """
+        config, slot = self._config, self._slot
+        if slot.live_fault is not None:
+            raise ConflictError(
+                f"Knobs are not live here: {slot.live_fault}",
+                hint="`tuner tune` searches with an engine start per candidate.",
+            )
+        drafters = config.drafter_map
+        running = None if slot.engine is None else slot.engine.knobs.drafter
+        name = request.drafter or running or next(iter(drafters), None)
+        if name is None or name not in drafters:
+            known = ", ".join(drafters) or "none"
+            raise InvalidKnobsError(f"Drafter {name!r} is not configured (known: {known}).")
+        longest = drafters[name].max_draft_length
+        lengths = request.lengths or tuple(range(longest + 1))
+        if max(lengths) > longest:
+            raise InvalidKnobsError(
+                f"Draft length {max(lengths)} is above the maximum of {name!r}, {longest}."
+            )
+        if request.source == "replay" and not request.concurrencies:
+            raise InvalidKnobsError("A replayed sweep needs a concurrency.")
+        # the longest draft of the drafter: the engine of the profiles, so that it may be kept
+        knobs = config.engine.default.model_copy(
+            update={"drafter": name, "draft_length": longest, "live": True, "draft_schedule": None}
+        )
+        broken = violations(knobs, drafters)
+        if broken:
+            raise InvalidKnobsError(" ".join(broken))
+        return knobs, tuple(sorted(set(lengths)))
+
+    async def sweep(
+        self, request: SweepRequest, platform: Platform, seen: dict[str, ClassTraffic]
+    ) -> None:
+        """The complete table of one drafter; `table` shows it while it grows."""
+        config = self._config
+        knobs, lengths = self.sweep_knobs(request)
+        named = request.workload or next(iter(seen), "greedy.balanced.mid")
+        full = named if named.count(".") == 2 else f"{named}.mid"
+        plan = await self._plan(full, seen.get(full))
+        drafter = config.drafter_map[knobs.drafter or ""]
+        self.table = TableSweep(
+            SweepPlan(
+                request=request,
+                knobs=knobs,
+                off=config.engine.default.model_copy(update=OFF),
+                lengths=lengths,
+                replayed=plan.requests,
+                workload=full.rpartition(".")[0],
+                facts={
+                    "model": config.engine.model,
+                    "method": drafter.method,
+                    "machine": platform.label(),
+                    "vllm_version": platform.vllm,
+                    "samples": plan.samples,
+                },
+            ),
+            self._slot,
+            self._telemetry,
+        )
+        try:
+            await self.table.run()
+        except asyncio.CancelledError:
+            self.table.state, self.table.sentence = "stopped", "the sweep was stopped"
+            raise
+        except EngineStartError as error:
+            self.table.state, self.table.sentence = "failed", error.failure.sentence
+        except TunerError as error:
+            self.table.state, self.table.sentence = "failed", error.sentence()
+
+    def sweep_answer(self) -> dict[str, Any]:
+        """What `GET /v1/sweep` shows, with the vLLM command of the winner."""
+        if self.table is None:
+            return {"state": "none", "sentence": "no sweep was asked for"}
+        engine = self._config.engine
+        rendered = render(self.table.recommended(), self._config.drafter_map)
+        command = [*engine.command, "--model", engine.model, *engine.args, *rendered.args]
+        return {**self.table.answer(), "command": command, "env": rendered.env}
 
     async def _space(self) -> Space:
         config = self._config

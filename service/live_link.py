@@ -57,6 +57,12 @@ class LiveLink:
         """The number of the last wish; the engine confirms it in its telemetry."""
         return self._control.generation
 
+    @property
+    def can_admit(self) -> bool:
+        """Whether the admitted batch is live; vLLM has it since 0.31."""
+        found = self.read()
+        return found is not None and found.can(layout.LIVE_ACTIVE)
+
     def put(self, wish: LiveKnobs) -> int:
         """Ask for knobs; they are in force at the engine's next step."""
         return self._control.put(wish)

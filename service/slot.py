@@ -164,6 +164,7 @@ class Slot:
             and not engine.ended.is_set()
             and engine.link is not None
             and engine.knobs.cold() == knobs.cold()
+            and (engine.knobs.max_active_seqs == knobs.max_active_seqs or engine.link.can_admit)
         )
 
     async def apply(self, knobs: Knobs, *, profile: str) -> None:

@@ -14,6 +14,7 @@ from service.modes import Mode
 from service.observer import Observer
 from service.policy import Decision, Ledger
 from service.slot import Slot
+from service.table_sweep import SweepRequest
 from tuner.config import Config
 
 DEATHS_S, DEATHS = 600.0, 3  # so many deaths within so many seconds: the engine keeps dying
@@ -55,6 +56,7 @@ class State:
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=DEATHS))
     switched_at: float = 0.0  # start of the probation
     tuning: tuple[str, ...] = ()
+    sweep: SweepRequest | None = None  # a table instead of a search
     tuned_by_hand: bool = False
     tuned_at: float = 0.0
 

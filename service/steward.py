@@ -11,6 +11,7 @@ from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Facts, decide
 from service.probation import Trial, promised, regression
 from service.state import Parts, State
+from service.table_sweep import SweepRequest
 
 log = logging.getLogger(__name__)
 
@@ -177,8 +178,36 @@ class Steward:
                 hint="Send requests through the gateway, or name a class: greedy.balanced.low.",
             )
         self.state.tuning, self.state.tuned_by_hand = chosen, by_hand
+        self.state.sweep = None
         self._post(Event.TUNE_WANTED)
         return chosen
+
+    def sweep(self, request: SweepRequest) -> str:
+        """Ask for the complete table of a drafter.
+
+        Raises:
+            ConflictError: it cannot be made now.
+            InvalidKnobsError: it names what is not there.
+        """
+        if not accepts(self.state.mode, Event.TUNE_WANTED):
+            raise ConflictError(f"Cannot sweep while {self.state.mode}.", hint="Try again later.")
+        if request.workload is not None:
+            full = request.workload
+            _check_class(full if full.count(".") == 2 else f"{full}.mid")
+        knobs, lengths = self.parts.lab.sweep_knobs(request)
+        self.state.sweep, self.state.tuned_by_hand = request, True
+        self._post(Event.TUNE_WANTED)
+        return f"sweeping {len(lengths)} draft lengths of {knobs.drafter}"
+
+    async def session(self) -> None:
+        """What was asked for: the table of a drafter, or a search."""
+        state, parts, seen = self.state, self.parts, self.parts.observer.seen
+        if state.sweep is not None:
+            await self._say("tuning", "the table of a drafter is measured")
+            await parts.lab.sweep(state.sweep, parts.platform, seen)
+            return
+        await self._say("tuning", f"tuning {', '.join(state.tuning)}")
+        await parts.lab.tune(parts.platform, state.tuning, seen, self.paused)
 
     async def paused(self) -> str | None:
         """Live traffic that returned during a session that nobody asked for."""

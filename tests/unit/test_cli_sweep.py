@@ -376,23 +376,25 @@ def long_sweep(**more):
 
 def test_chart():
     """Bars are solid to the rate and dotted to the end of its interval; no rate is n/a."""
-    lines = chart(answer(), 60, 40)
+    data = answer()
+    data["cells"][0]["high_tok_s"] = 400.0
 
     assert [
         "round 8 of 8 · 3 min 23 s · dflash on org/name · replayed t…",
         "Every cell was measured.",
         "concurrency 1, tok/s by draft length",
-        "  0 ██████████▋┄                   228 [218, 238]",
-        "  1 ██████████████████▌            400 [390, 410]",
-        "  3 █████████████████████████▌     551 [541, 561]       best",
-        "off ██████████▋┄                   231 [221, 241]",
+        "  0 ██████████▋┄┄┄┄┄┄┄┄           228 [218, 400]",
+        "  1 ██████████████████▌           400 [390, 410]",
+        "  3 █████████████████████████▌    551 [541, 561]       best",
+        "off ██████████▊                   231 [221, 241]",
         "",
         "concurrency 8, tok/s by draft length",
-        "  0 ████████████████████████     1 010 [1 000, 1 020]",
-        "  1                                n/a",
-        "  3 ████████████████▌              700 [690, 710]",
-        "off █████████████████████████▊   1 090 [1 080, 1 100] best",
-    ] == lines[:13]
+        "  0 ███████████████████████▉    1 010 [1 000, 1 020]",
+        "  1                               n/a",
+        "  3 ████████████████▌             700 [690, 710]",
+        "off █████████████████████████▊  1 090 [1 080, 1 100]   best",
+        "",
+    ] == chart(data, 60, 40)
 
 
 @pytest.mark.parametrize("width", [20, 40, 59, 80, 120, 200])
@@ -424,8 +426,10 @@ def test_chart_without_room_is_a_line_for_each():
     many = [cell(at, 0, 1.0) for at in range(1, 31)]
     cut = chart(running(1, cells=many, lengths=[0], concurrencies=[], source="live"), 40, 12)
 
-    assert lines[-1].startswith("   8 ▇")
-    assert lines[-1].endswith("best off: 1 090 tok/s") or lines[-1].endswith("…")
+    assert [
+        "   1 ▄▄▄▅▅▅▆▆▆▇▇▇████ best 15: 250 tok/s",
+        "   8 ▆▆▇▇▇▇▇▇▇▇▇▇▇▇▇▇ best off: 1 090 t…",
+    ] == lines[2:]
     assert 11 == len(cut)
     assert "and 22 more lines" == cut[-1]
 
@@ -437,7 +441,7 @@ def test_result_leaves_columns_out_where_there_is_no_room():
         screen.print(render_sweep.result(answer(), width=40))
     lines = capture.get().splitlines()
 
-    assert "     3    551  best      [541, 561]" in lines
+    assert "     3    551  best  [541, 561]" in lines
     assert max(len(line) for line in lines) <= 40
 
 
