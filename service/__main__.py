@@ -117,7 +117,7 @@ async def live_fault(config: Config) -> str | None:
     if root is None:
         return "The source of the installed vLLM cannot be found."
     fit = await asyncio.to_thread(inspect, root)
-    return None if NEEDED <= fit.capabilities else fit.sentence()
+    return None if fit.capabilities >= NEEDED else fit.sentence()
 
 
 if __name__ == "__main__":
