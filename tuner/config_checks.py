@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from profiles.knobs import CPU_KV_VARIABLE, PLAIN_FLAGS, SPECULATIVE_FLAG
+from profiles.knobs import CAP_FLAGS, CPU_KV_VARIABLE, PLAIN_FLAGS, SPECULATIVE_FLAG
 
 LOCAL_PREFIXES = ("/", "./", "../", "~")  # of a model that is a path; `org/name` is a hub id
 
@@ -18,7 +18,7 @@ _PLAIN_HTTP = "nothing: the engine is behind a private unix socket; protect gate
 
 # flag of vLLM -> what to use instead
 RESERVED: Mapping[str, str] = {
-    **{flag: f"engine.default.{knob}" for knob, flag in PLAIN_FLAGS.items()},
+    **{flag: f"engine.default.{knob}" for knob, flag in {**PLAIN_FLAGS, **CAP_FLAGS}.items()},
     SPECULATIVE_FLAG: _SPECULATION,
     "-sc": _SPECULATION,
     "--spec-method": _SPECULATION,
@@ -31,7 +31,7 @@ RESERVED: Mapping[str, str] = {
     "--api-key": _PLAIN_HTTP,
     "--ssl-keyfile": _PLAIN_HTTP,
     "--ssl-certfile": _PLAIN_HTTP,
-    "--scheduler-cls": "nothing: tunerd owns the scheduler class",
+    "--scheduler-cls": "nothing: live knobs are a scheduler class; live.enabled = false leaves vLLM's own",
     "--config": "engine.args for what is in that file, so that no knob is set where nobody sees it",
 }
 RESERVED_ENV: Mapping[str, str] = {

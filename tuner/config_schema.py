@@ -70,6 +70,8 @@ def describe(node: Node) -> str:
     if "enum" in node:
         return "one of " + ", ".join(json.dumps(value) for value in node["enum"])
     kind = str(node.get("type"))
+    if "prefixItems" in node:
+        return "a list of " + ", ".join(describe(item) for item in node["prefixItems"])
     if kind == "array":
         return f"a list, each item {describe(node['items'])}"
     if kind == "object":

@@ -56,6 +56,9 @@ def _spread(space: Space, default: Knobs) -> Iterator[tuple[str | None, int, str
         name: sorted({point.draft_tokens for point in space.points() if point.drafter == name})
         for name in space.drafters
     }
+    for name in space.live:
+        if lengths.get(name):
+            yield name, lengths[name][-1], f"draft lengths of {name} are learned inside the engine"
     wanted = (("a small", SMALL), ("a middle", MIDDLE), ("the largest", None))
     for word, target in wanted:  # one drafter after the other, so that a short design sees all
         for name, found in lengths.items():

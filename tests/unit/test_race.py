@@ -167,6 +167,14 @@ def test_race_under_way_says_who_leads():
     assert "leads after 5 rounds; still in the race: " in found.sentence
 
 
+def test_one_round_proves_nothing():
+    """Even when rules ask for one round only, two arms that met once are not told apart."""
+    found = standing(quiet({3: 100, 8: 50}, 1), [3, 8], Rules(min_rounds=1))
+
+    assert ((3, 8), False, 0.0) == (found.survivors, found.decided, found.confidence)
+    assert -math.inf == found.gains[8].low
+
+
 def test_arm_that_was_never_visited_stays_in_the_race():
     """An arm without a comparison is neither thrown out nor ignored for the decision."""
     found = standing(quiet({3: 100, 8: 120}, 30), [3, 8, 15], Rules(max_rounds=25))
