@@ -129,6 +129,7 @@ class Daemon:
         if self.state.mode is Mode.DRAINING and await self._kept():
             self.post(Event.ENGINE_READY)
             return
+        fault = slot.live_fault
         try:
             await slot.replace(
                 target.knobs,
@@ -144,6 +145,8 @@ class Daemon:
             self.post(Event.START_FAILED)
         else:
             self.post(Event.ENGINE_READY)
+        if slot.live_fault != fault:
+            await self.say("live", f"knobs change by restart only: {slot.live_fault}")
 
     async def _kept(self) -> bool:
         """Whether a trial left an engine that is the wanted one, or can be by its live knobs."""
