@@ -71,9 +71,15 @@ def declaring(schedule: Schedule, lengths: Sequence[int], max_num_seqs: int | No
     so that an engine whose live knobs are absent still does nearly what the schedule says.
     """
     top = max_num_seqs or DECLARED_BELOW
-    inside = {length_at(schedule, batch) for batch in range(1, top + 1)}
-    extra = sorted(set(lengths) - inside)[: top - 1]
-    first = top - len(extra) + 1
+    wanted = set(lengths) | {length_at(schedule, batch) for batch in range(1, top + 1)}
+    extra: list[int] = []
+    while True:  # what is named at the top may push a length of the schedule out from there
+        first = top - len(extra) + 1
+        inside = {length_at(schedule, batch) for batch in range(1, first)}
+        missing = sorted(wanted - inside)[: top - 1]
+        if len(missing) == len(extra):
+            break
+        extra = missing
     below = [(low, min(high, first - 1), k) for low, high, k in schedule if low < first]
     if below[-1][1] < first - 1:
         below[-1] = (below[-1][0], first - 1, below[-1][2])

@@ -152,7 +152,10 @@ class Daemon:
         """Whether a trial left an engine that is the wanted one, or can be by its live knobs."""
         slot, target = self.parts.slot, self.state.target
         if slot.reaches(target.knobs):
-            await slot.apply(target.knobs, profile=target.id)
+            try:
+                await slot.apply(target.knobs, profile=target.id)
+            except UnavailableError:  # it has gone just now
+                return False
         elif not slot.runs(target.knobs):
             return False
         slot.keep(profile=target.id)

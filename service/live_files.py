@@ -138,6 +138,8 @@ def _parse(raw: bytes) -> Telemetry | None:
     if len(n) < layout.CELLS:
         return None
     fields = {name: n[at] for name, at in layout.FIELD.items()}
+    if fields["max_num_seqs"] < 1:
+        return None
     shape = layout.shape(longest, fields["max_num_seqs"])
     if len(n) < shape.end:
         return None

@@ -180,7 +180,10 @@ class Slot:
         engine.record = replace(engine.record, profile=profile, knobs=knobs.canonical())
         await asyncio.to_thread(engine.record.write, self._paths.engine_record)
         if self._wish is not None and self._wish["engine"] is not None:  # records name the profile
-            await self._route(self._wish["gate"], self._wish["reason"], eta_s=self._wish["eta_s"])
+            wish = self._wish
+            await self._route(
+                wish["gate"], wish["reason"], eta_s=wish["eta_s"], ttl_s=wish["ttl_s"]
+            )
 
     def keep(self, *, profile: str) -> None:
         """Make the engine of a trial the one that serves a profile."""

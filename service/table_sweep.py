@@ -102,8 +102,10 @@ class TableSweep:
         longest = max(k for _, _, k in schedule)
         if longest == 0:
             return self._plan.off
+        # one length for every batch size needs no table, and a table has a price (vllm#49548)
+        table = schedule if len(schedule) > 1 else None
         return self._plan.knobs.model_copy(
-            update={"live": False, "draft_length": longest, "draft_schedule": schedule}
+            update={"live": False, "draft_length": longest, "draft_schedule": table}
         )
 
     async def run(self) -> None:

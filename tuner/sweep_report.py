@@ -16,6 +16,7 @@ Item = Mapping[str, Any]
 
 MISSING = "n/a"
 OFF = "off"
+STEP = "tokens per step and request"
 BASE = "base"  # of the comparison
 LIVE, REPLAY = "live", "replay"
 SECRET_FLAGS = {"--api-key": "VLLM_API_KEY", "--hf-token": "HF_TOKEN"}  # and where vLLM looks else
@@ -270,7 +271,8 @@ def markdown(answer: Item) -> str:
     ranges = schedule(answer)
     if ranges:
         lines = [f"| {sizes} | {k} |" for sizes, k in ranges]
-        parts += ["## Schedule", "\n".join(["| batch size | draft length |", "|---|---|", *lines])]
+        parts += ["## Schedule", "Where the engine speculates at all:"]
+        parts += ["\n".join(["| batch size | draft length |", "|---|---|", *lines])]
     command = shell(answer)
     if command:
         fence = max(["```", *(f"{run}`" for run in re.findall("`+", command))], key=len)
@@ -326,7 +328,7 @@ def _cells(answer: Item, concurrency: int) -> str:
     """The table of one concurrency."""
     base, top = baseline(answer, concurrency), best(answer, concurrency)
     over = "off" if base is None or base.draft_length is None else "0"
-    measured = ("draft length", "tok/s", interval_name(answer), f"over {over}", "tokens per step")
+    measured = ("draft length", "tok/s", interval_name(answer), f"over {over}", STEP)
     heads = (*measured, *COSTS)
     lines = [f"| {' | '.join(heads)} |", "|---:" * len(heads) + "|"]
     for row in rows(answer, concurrency):

@@ -109,8 +109,8 @@ async def exhaustive(
     visits, found = Visits(link), []
     for number in range(rounds):
         turn = number % len(arms)
-        for arm in (*arms[turn:], *arms[:turn]):
-            found.append(await visits.move(arm, slice_s))
+        order = (*arms[turn:], *arms[:turn])
+        found += [await visits.move(arm, slice_s) for arm in order]
     found.append(await visits.end(LiveKnobs.constant(arms[0])))
     return [visit for visit in found if visit is not None]
 

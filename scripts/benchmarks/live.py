@@ -61,7 +61,7 @@ CASES = (
 
 
 async def learn(results: dict[str, Any]) -> None:
-    """Seconds of traffic until the choice is right, against the exhaustive table of the same run."""
+    """Seconds of traffic until the choice is right, by the exhaustive table of the same run."""
     for name in dict.fromkeys(case.drafter for case in CASES):
         knobs = Knobs(drafter=name, draft_length=15, live=True)
         async with engine(knobs, lengths=ARMS) as running:

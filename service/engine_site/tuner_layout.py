@@ -28,6 +28,7 @@ CONTROL_HEAD = struct.Struct("<8sIIQ")  # magic, version, size of a slot, genera
 SLOT_HEAD = struct.Struct("<IIQii16b")  # crc of the rest, ranges, generation, batch, budget, limits
 RANGE = struct.Struct("<II")  # highest batch size of a range, its draft length
 MAX_RANGES, MAX_DRAFT = 64, 255
+MAX_GENERATION = (1 << 63) - 1  # it is confirmed in a signed counter
 SLOT_SIZE = SLOT_HEAD.size + MAX_RANGES * RANGE.size
 SLOTS_AT = 64
 CONTROL_SIZE = SLOTS_AT + 2 * SLOT_SIZE
@@ -114,10 +115,13 @@ def encode_slot(wanted: Wanted) -> bytes:
     """
     if not _sound(wanted.ranges) or len(wanted.limits) != CLASSES:
         raise ValueError(f"a control file cannot say {wanted}")
-    ranges = b"".join(RANGE.pack(*each) for each in wanted.ranges)
-    head = SLOT_HEAD.pack(
-        0, len(wanted.ranges), wanted.generation, wanted.active, wanted.budget, *wanted.limits
-    )
+    try:
+        ranges = b"".join(RANGE.pack(*each) for each in wanted.ranges)
+        head = SLOT_HEAD.pack(
+            0, len(wanted.ranges), wanted.generation, wanted.active, wanted.budget, *wanted.limits
+        )
+    except struct.error as error:
+        raise ValueError(f"a control file has no room for {wanted}") from error
     bare = head[4:] + ranges
     return struct.pack("<I", zlib.crc32(bare)) + bare
 
@@ -127,7 +131,8 @@ def decode_control(head: bytes, read: Callable[[int, int], bytes]) -> Wanted | N
     if len(head) != CONTROL_HEAD.size:
         return None
     magic, version, size, generation = CONTROL_HEAD.unpack(head)
-    if (magic, version, size) != (CONTROL_MAGIC, VERSION, SLOT_SIZE):
+    sound = (magic, version, size) == (CONTROL_MAGIC, VERSION, SLOT_SIZE)
+    if not sound or generation > MAX_GENERATION:
         return None
     raw = read(SLOT_SIZE, slot_offset(generation))
     if len(raw) < SLOT_HEAD.size:

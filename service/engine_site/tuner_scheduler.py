@@ -40,7 +40,7 @@ class Meter:
         self._longest = longest
         self._bytes = memoryview(self.n).cast("B")
         self._sequence = 0
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600) if path else -1
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) if path else -1
         if self._fd >= 0:
             os.ftruncate(self._fd, layout.TELEMETRY_HEAD.size + 8 * self.shape.end)
 
@@ -220,6 +220,9 @@ class Tuned:
         self: Any, output: Any, result: Any, *, ended: bool
     ) -> None:
         now = time.perf_counter_ns()
+        if not output.num_scheduled_tokens:  # never in flight; it clears away what was aborted
+            self._tuner_close(now)
+            return
         start, steady, k = now, False, 0
         while self.tuner_flight:
             scheduled, start, steady, k = self.tuner_flight.popleft()
@@ -228,7 +231,7 @@ class Tuned:
         else:
             return
         # a step lasts from the end of the one before, unless the engine had nothing to do
-        took = now - (self.tuner_end if self.tuner_busy else start)
+        took = now - (self.tuner_end if self.tuner_busy else max(start, self.tuner_end))
         meter, batch = self.tuner_meter, len(output.num_scheduled_tokens)
         spec = _spec_stats(result)
         if spec is None:
@@ -257,10 +260,17 @@ class Tuned:
         n[at] += 1
         n[at + 1] += tokens
         n[at + 2] += took
+        self.tuner_end = now
+        self._tuner_close(now)
+
+    def _tuner_close(self: Any, now: int) -> None:
+        """The end of a step: who has ended, whether the engine is idle, and publication."""
+        meter = self.tuner_meter
         if len(self.tuner_class) > len(self.requests):
             self._tuner_settle()
-        self.tuner_end, self.tuner_busy = now, bool(self.running)
+        self.tuner_busy = bool(self.running)
         if now - meter.published > PUBLISH_NS or not self.tuner_busy:
+            n = meter.n
             n[FIELD["running"]], n[FIELD["waiting"]] = len(self.running), len(self.waiting)
             meter.publish(now)
 
@@ -292,7 +302,7 @@ class Tuned:
             try:
                 self.tuner_meter.n[FIELD["errors"]] += 1
                 self.tuner_meter.publish(0)
-            except OSError:
+            except Exception:  # it may be what failed in the first place
                 log.exception("nor can the telemetry be written")
 
 

@@ -263,14 +263,21 @@ def test_a_sweep_of_before_is_not_the_result(daemon):
     assert "dflash" == json.loads(result.stdout)["drafter"]
 
 
-@pytest.mark.parametrize("seen", [[], [running(1)]], ids=["never", "not any more"])
-def test_a_daemon_that_forgot_the_sweep(daemon, seen):
+@pytest.mark.parametrize(
+    ("seen", "sentence"),
+    [
+        ([], "The daemon accepted the sweep but did not begin it."),
+        ([running(1)], "The daemon knows nothing of the sweep any more."),
+    ],
+)
+def test_a_daemon_that_forgot_the_sweep(daemon, monkeypatch, seen, sentence):
     """A restart of the daemon ends the watch with a sentence, not never."""
+    monkeypatch.setattr(sweep_command, "BEGIN_POLLS", 3)
     script(daemon, *seen, NONE)
     result = tuner("sweep")
 
     assert 1 == result.exit_code
-    assert "The daemon knows nothing of the sweep any more." in result.stderr
+    assert sentence in result.stderr
 
 
 def test_a_late_answer_ends_nothing(daemon, monkeypatch):

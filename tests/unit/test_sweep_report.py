@@ -89,7 +89,7 @@ def answer(**more):
 
 
 TABLE_1 = """\
-| draft length | tok/s | interval | over off | tokens per step | step (ms) | power (W) | \
+| draft length | tok/s | interval | over off | tokens per step and request | step (ms) | power (W) | \
 temperature (°C) | rounds | steps | tokens |
 |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 | 0 | 228 | [218, 238] | -1.3 % | 2.50 | 6.25 | 412 | 61 | 8 | 480 | 1 101 |
@@ -186,6 +186,7 @@ def test_the_schedule_is_a_table():
     """The last range goes on for ever; without a schedule there is no section."""
     page = sweep_report.markdown(answer())
 
+    assert "## Schedule\n\nWhere the engine speculates at all:\n\n| batch size |" in page
     assert "| 1 | 3 |\n| 2-4 | 1 |\n| 5+ | 0 |\n" in page
     assert "Schedule" not in sweep_report.markdown(answer(schedule=None))
 

@@ -24,7 +24,8 @@ from tuner.cli.text import sentence
 from tuner.client import ControlClient, Json
 
 POLL_S = 0.5
-PATIENCE_POLLS = 40  # without an answer, or until an accepted sweep shows up
+PATIENCE_POLLS = 40  # without an answer
+BEGIN_POLLS = 300  # until an accepted sweep shows up: running answers may be drained before it
 LONGEST_DRAFT = 1024  # tokens; a typing error must not become a million cells
 LENGTHS = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 DEFAULT_CONCURRENCIES = (1, 8)
@@ -191,10 +192,12 @@ def follow(client: ControlClient, before: Json, display: Callable[[Json], None])
                 display(answer)
                 if state != "running":
                     return answer
-            elif seen or quiet >= PATIENCE_POLLS:
+            elif seen or quiet >= BEGIN_POLLS:
                 raise NotFoundError(
-                    "The daemon knows nothing of the sweep any more.",
-                    hint="Its log says whether it was restarted; start the sweep again.",
+                    "The daemon knows nothing of the sweep any more."
+                    if seen
+                    else "The daemon accepted the sweep but did not begin it.",
+                    hint="Its log says why; `tuner status` shows what it does now.",
                 )
         quiet += 1
         time.sleep(POLL_S)
