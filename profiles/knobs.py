@@ -23,7 +23,8 @@ class Drafter(BaseModel):
     method: str  # vLLM's `method`: ngram, dflash, eagle3, mtp, draft_model, ...
     model: str | None = None  # path or hub id; None for ngram and mtp
     revision: str | None = None  # of the model on the hub
-    max_draft_length: PositiveInt = 15  # tokens; the longest that is tried
+    # tokens; the longest that is tried
+    max_draft_length: PositiveInt = Field(default=15, le=255)
     # further keys of speculative_config, e.g. prompt_lookup_max for ngram
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
@@ -48,9 +49,9 @@ class Knobs(BaseModel):
     # ranges [lowest, highest batch size, tokens]; not set: draft_length at every batch size
     draft_schedule: schedule.Schedule | None = None
     # requests admitted together, at most max_num_seqs; changes without a restart
-    max_active_seqs: PositiveInt | None = None
+    max_active_seqs: PositiveInt | None = Field(default=None, le=schedule.LARGEST)
     # tokens scheduled per step, at most max_num_batched_tokens; changes without a restart
-    max_scheduled_tokens: PositiveInt | None = None
+    max_scheduled_tokens: PositiveInt | None = Field(default=None, le=schedule.LARGEST)
 
     @field_validator("draft_schedule", mode="after")
     @classmethod
@@ -99,12 +100,16 @@ class Knobs(BaseModel):
             }
         )
 
-    def canonical(self) -> str:
-        """JSON with sorted keys and without unset knobs: equal knobs have equal text."""
+    def given(self) -> dict[str, Any]:
+        """The knobs that are set, as JSON values."""
         known = self.model_dump(mode="json", exclude_none=True)
         if not self.live:
             del known["live"]  # profiles of before live knobs keep their ids
-        return json.dumps(known, sort_keys=True, separators=(",", ":"))
+        return known
+
+    def canonical(self) -> str:
+        """JSON with sorted keys and without unset knobs: equal knobs have equal text."""
+        return json.dumps(self.given(), sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical text."""

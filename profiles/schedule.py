@@ -7,18 +7,20 @@ Schedule = tuple[Range, ...]
 
 DECLARED_BELOW = 128  # the smallest default of max_num_seqs on any device: vLLM's on a CPU
 ENDLESS = 1 << 20  # a batch size that no engine reaches
+MOST_RANGES, LARGEST = 64, (1 << 31) - 1  # what a control file has room for
 
 
 def checked(ranges: Iterable[Sequence[int]]) -> Schedule:
     """The schedule of these ranges, neighbours of equal draft length merged.
 
     Raises:
-        ValueError: it does not begin at 1, has a gap or an overlap, or a negative draft length.
+        ValueError: it does not begin at 1, has a gap or an overlap, or a negative draft length;
+            or it does not fit into a control file.
     """
     merged: list[Range] = []
     for low, high, k in ranges:
         expected = merged[-1][1] + 1 if merged else 1
-        if low != expected or high < low or k < 0:
+        if low != expected or not low <= high <= LARGEST or k < 0:
             raise ValueError(
                 f"draft_schedule: [{low}, {high}, {k}] does not go on at batch size {expected} "
                 "with a draft length of 0 or more"
@@ -29,6 +31,8 @@ def checked(ranges: Iterable[Sequence[int]]) -> Schedule:
             merged.append((low, high, k))
     if not merged:
         raise ValueError("draft_schedule: there is no range in it")
+    if len(merged) > MOST_RANGES:
+        raise ValueError(f"draft_schedule: {len(merged)} ranges are more than {MOST_RANGES}")
     return tuple(merged)
 
 

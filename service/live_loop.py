@@ -16,7 +16,7 @@ from service.live_files import LiveKnobs, Telemetry
 from service.slot import Slot
 from service.visits import Visits, goodput, shares
 from tuner.allowance import Allowance
-from tuner.cells import Cells, difference, total
+from tuner.cells import Cells, difference, merge, total
 from tuner.config import LiveConfig
 from tuner.drafts import NGRAM_PREDICTION_ERROR, PREDICTION_ERROR
 from tuner.drift import moved
@@ -27,7 +27,10 @@ from tuner.telemetry import Telemetry as Sensors
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.2  # of the request-steps: a class with less does not make a mixture
+SHARE = 0.2  # of the request-steps: what a class needs to come into a mixture; half to stay
+JOIN = " + "
+WINDOW_STEPS = 300  # request-steps of a window: fewer are too noisy to show a drift of 10 %
+REFINE_S = 15.0  # busy seconds between rounds once the choice is expected to be right
 KEPT_WINDOWS = 16
 KEPT_VISITS = 400
 
@@ -43,9 +46,19 @@ class Mixture:
     settled_at: float | None = None
     reference: Cells = field(default_factory=dict)  # at the schedule, when it was settled
     windows: deque[Cells] = field(default_factory=lambda: deque(maxlen=KEPT_WINDOWS))
+    window: Cells = field(default_factory=dict)  # that is still growing
     traffic_s: float = 0.0  # busy seconds until it was settled
     reopened: int = 0
     why: str = ""
+    since_round_s: float = 0.0  # busy seconds since the last round
+    over: bool = False  # every race is: more rounds would tell nothing
+
+    @property
+    def due(self) -> bool:
+        """Whether a round may be spent: at once while learning, now and then to make sure."""
+        if self.settled_at is None:
+            return True
+        return not self.over and self.since_round_s >= REFINE_S
 
 
 class LiveLoop:
@@ -108,19 +121,28 @@ class LiveLoop:
         if not cells:
             return
         mixture = self._of_the_moment(engine, before, now)
+        if mixture is None:
+            return
         busy = total(cells)
         mixture.allowance = mixture.allowance.earn(busy.seconds, busy.tokens)
         if mixture.settled_at is not None:
             await self._watch(engine, mixture, cells)
-        if mixture.settled_at is None and mixture.allowance.may_probe:
+        mixture.since_round_s += busy.seconds
+        if mixture.allowance.may_probe and mixture.due:
             await self._learn(engine, mixture)
         await self._assert(engine, mixture)
 
-    def _of_the_moment(self, engine: Engine, before: Telemetry, now: Telemetry) -> Mixture:
-        found = {code: share for code, share in shares(before, now).items() if share >= SHARE}
+    def _of_the_moment(self, engine: Engine, before: Telemetry, now: Telemetry) -> Mixture | None:
+        inside = set(self._key.split(JOIN))
+        found = [
+            name
+            for code, share in shares(before, now).items()
+            if share >= (SHARE / 2 if (name := class_name(code)) in inside else SHARE)
+        ]
         if found:
-            names = [str(CODES[code]) if code < len(CODES) else "unstamped" for code in found]
-            self._key = " + ".join(sorted(names))
+            self._key = JOIN.join(sorted(found))
+        if not self._key:
+            return None
         if self._key not in self.mixtures:
             self.mixtures[self._key] = self._new(engine, self._key)
         return self.mixtures[self._key]
@@ -143,22 +165,30 @@ class LiveLoop:
             return
         visits = Visits(engine.link)
         self._last = None  # a window must not hold visits
-        for arm in mixture.learner.order():
-            await self._take(mixture, await visits.move(arm, self._config.slice_s))
-            if not mixture.allowance.may_probe or self._may_learn() is not None:
-                break
-        await self._take(mixture, await visits.end(self._wish(engine, mixture)))
+        try:
+            for arm in mixture.learner.order():
+                await self._take(mixture, await visits.move(arm, self._config.slice_s))
+                if self._may_learn() is not None:
+                    return  # whoever has the engine now sets its knobs
+                if not mixture.allowance.may_probe:
+                    break
+            await self._take(mixture, await visits.end(self._wish(engine, mixture)))
+        finally:
+            await visits.leave(self._wish(engine, mixture))
+        mixture.since_round_s = 0.0
         found = await asyncio.to_thread(mixture.learner.findings)
         if not found:
             return
-        ceiling = self._last_ceiling(engine)
+        mixture.over = all(each.race.over for each in found)
+        before, ceiling = mixture.schedule, self._last_ceiling(engine)
         mixture.schedule = mixture.learner.schedule(
             ceiling=ceiling, fallback=engine.knobs.draft_tokens
         )
         mixture.why = "; ".join(each.race.sentence for each in found)
         rounds = len(mixture.learner.rounds)
         self.sentence = f"{mixture.name}: learning, {rounds} rounds"
-        if all(each.settled for each in found):
+        news = mixture.settled_at is None or mixture.schedule != before
+        if news and all(each.settled for each in found):
             await self._settle(engine, mixture)
 
     async def _take(self, mixture: Mixture, visit: Visit | None) -> None:
@@ -213,6 +243,7 @@ class LiveLoop:
         first = mixture.settled_at is None and mixture.reopened == 0
         mixture.settled_at = time.time()
         mixture.windows.clear()
+        mixture.window = {}
         cells = mixture.learner.cells()
         mixture.reference = cells
         self.sentence = f"{mixture.name}: {mixture.why}"
@@ -223,13 +254,17 @@ class LiveLoop:
 
     async def _watch(self, engine: Engine, mixture: Mixture, cells: Cells) -> None:
         """Look for drift; what has moved is learned anew."""
-        mixture.windows.append(cells)
+        mixture.window = merge(mixture.window, cells)
+        if sum(b * cell.steps for (b, _), cell in mixture.window.items()) < WINDOW_STEPS:
+            return
+        mixture.windows.append(mixture.window)
+        mixture.window = {}
         sentence = moved(mixture.reference, list(mixture.windows))
         if sentence is None:
             return
         log.info("live %s drifted: %s", mixture.name, sentence)
         fresh = self._new(engine, mixture.name)
-        mixture.learner, mixture.settled_at = fresh.learner, None
+        mixture.learner, mixture.settled_at, mixture.over = fresh.learner, None, False
         mixture.reopened += 1
         mixture.why = f"{sentence}; it is learned anew"
 
@@ -246,3 +281,8 @@ class LiveLoop:
     def _last_ceiling(self, engine: Engine) -> int:
         found = None if engine.link is None else engine.link.read()
         return 1 if found is None else found.fields["max_num_seqs"]
+
+
+def class_name(code: int) -> str:
+    """The request class of a code; requests past the gateway have none."""
+    return str(CODES[code]) if code < len(CODES) else "unstamped"

@@ -176,7 +176,13 @@ class Slot:
         engine = self.engine
         if engine is None or engine.link is None or not self.reaches(knobs):
             raise UnavailableError(f"{knobs.label()} cannot be reached without a restart.")
-        await asyncio.to_thread(engine.link.put, LiveKnobs.of(knobs))
+        try:
+            await asyncio.to_thread(engine.link.put, LiveKnobs.of(knobs))
+        except OSError as error:
+            raise UnavailableError(
+                f"The control file cannot be written: {error.strerror}.",
+                hint="A restart of the engine makes a new one.",
+            ) from error
         engine.record = replace(engine.record, profile=profile, knobs=knobs.canonical())
         await asyncio.to_thread(engine.record.write, self._paths.engine_record)
         if self._wish is not None and self._wish["engine"] is not None:  # records name the profile

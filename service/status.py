@@ -72,7 +72,7 @@ def brief(profile: Profile) -> dict[str, Any]:
     return {
         "id": profile.id,
         "label": profile.knobs.label(),
-        "knobs": profile.knobs.model_dump(exclude_none=True),
+        "knobs": profile.knobs.given(),
         "workload": profile.workload,
         "platform": profile.platform,
         "origin": str(profile.origin),
@@ -95,7 +95,7 @@ def _engine(daemon: Daemon) -> dict[str, Any] | None:
         "pid": record.pid,
         "token": record.token,
         "purpose": record.purpose,
-        "knobs": engine.knobs.model_dump(exclude_none=True),
+        "knobs": engine.knobs.given(),
         "label": engine.knobs.label(),
         "model": daemon.parts.config.engine.model,
         "vllm_version": daemon.parts.platform.vllm,

@@ -71,9 +71,9 @@ async def _lengths(plan: Sweep, link: LiveLink, config: LiveConfig) -> Schedule:
             visit = await visits.move(arm, config.slice_s)
             if visit is not None:
                 learner = await asyncio.to_thread(learner.add, visit)
-    visit = await visits.end(LiveKnobs.of(knobs))
-    if visit is not None:
-        learner = await asyncio.to_thread(learner.add, visit)
+        visit = await visits.end(LiveKnobs.of(knobs))  # the round is complete with it
+        if visit is not None:
+            learner = await asyncio.to_thread(learner.add, visit)
     found = link.read()
     ceiling = plan.concurrency if found is None else found.fields["max_num_seqs"]
     for each in learner.findings():

@@ -13,6 +13,7 @@ from tuner.learner import Visit
 LEAST_STEPS = 4  # pure decode steps that make a visit
 LONGER = 6  # times the slice that a slow engine may take for them
 CONFIRM_S = 2.0
+ENOUGH = 8  # request-steps in which a share means something
 
 
 class Visits:
@@ -25,6 +26,7 @@ class Visits:
     def __init__(self, link: LiveLink) -> None:
         self._link = link
         self._arm: int | None = None
+        self._wish: LiveKnobs | None = None  # the last one that was ours
         self._reading: Telemetry | None = None
 
     async def move(
@@ -49,7 +51,14 @@ class Visits:
             return None
         return visit_of(arm, before, after)
 
+    async def leave(self, wish: LiveKnobs) -> None:
+        """Put these knobs in force unless somebody else has changed them since the last visit."""
+        if self._arm is not None and self._link.wish == self._wish:
+            await asyncio.to_thread(self._link.put, wish)
+        self._reading, self._arm = None, None
+
     async def _change(self, wish: LiveKnobs) -> Telemetry:
+        self._wish = wish
         generation = await asyncio.to_thread(self._link.put, wish)
         found = await self._link.confirmed(generation, timeout_s=CONFIRM_S)
         if found is None:
@@ -85,13 +94,13 @@ def all_drafts(before: Telemetry, after: Telemetry) -> ByLength:
 
 
 def shares(before: Telemetry, after: Telemetry) -> Mapping[int, float]:
-    """The share of each class code in the request-steps between two readings."""
+    """The share of each class code in the request-steps between two readings, if enough."""
     found = {
         code: sum(drafts.request_steps for drafts in by_length.values())
         for code, by_length in since(before.classes, after.classes).items()
     }
     whole = sum(found.values())
-    return {code: count / whole for code, count in found.items()} if whole else {}
+    return {code: count / whole for code, count in found.items()} if whole >= ENOUGH else {}
 
 
 def goodput(visit: Visit) -> Cell:

@@ -8,7 +8,7 @@ prediction's own error is part of its variance: with enough direct steps it coun
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tuner.buckets import bucket
@@ -16,7 +16,8 @@ from tuner.cells import Cells
 from tuner.drafts import STEPS_PER_SAMPLE, ByLength, predicted, spread
 
 STEP_NOISE = 0.15  # standard deviation of ln seconds of one step, on a machine with other work
-SWEEPS = 20  # of the alternating fit; it settles within a few
+# of the alternating fit: a few, hundreds where draft lengths hardly met at the same batch sizes
+SWEEPS, SETTLED = 500, 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ def beliefs(
     cells: Cells, drafts: ByLength, number: int, *, prediction_error: float
 ) -> dict[int, Belief]:
     """By draft length, for a bucket of batch sizes; only what was visited there has one."""
-    here = {key: cell for key, cell in cells.items() if bucket(key[0]) == number and cell.steps}
+    here = {key: cell for key, cell in cells.items() if bucket(key[0]) == number and cell.step_s}
     seconds = _seconds(here)
     found: dict[int, Belief] = {}
     for k, log_s in seconds.items():
@@ -45,26 +46,28 @@ def beliefs(
 
 def _seconds(here: Cells) -> dict[int, float]:
     """Mean ln seconds per step by draft length, as if all had run at the same batch sizes."""
-    logs = {key: math.log(cell.seconds / cell.steps) for key, cell in here.items()}
-    lengths = {k: 0.0 for _, k in here}
+    rows = [
+        (b, k, cell.steps, math.log(cell.seconds / cell.steps)) for (b, k), cell in here.items()
+    ]
+    lengths: dict[int, float] = {}
     batches = {b: 0.0 for b, _ in here}
     for _ in range(SWEEPS):
-        for k in lengths:
-            lengths[k] = _mean(
-                here, {key: logs[key] - batches[key[0]] for key in here if key[1] == k}
-            )
-        for b in batches:
-            batches[b] = _mean(
-                here, {key: logs[key] - lengths[key[1]] for key in here if key[0] == b}
-            )
-        middle = sum(batches.values()) / len(batches) if batches else 0.0
-        batches = {b: value - middle for b, value in batches.items()}
+        before = lengths
+        lengths = _means((k, steps, log_s - batches[b]) for b, k, steps, log_s in rows)
+        batches = _means((b, steps, log_s - lengths[k]) for b, k, steps, log_s in rows)
+        if before and all(abs(lengths[k] - before[k]) < SETTLED for k in lengths):
+            break
     return lengths
 
 
-def _mean(weights: Cells, values: Mapping[tuple[int, int], float]) -> float:
-    total = sum(weights[key].steps for key in values)
-    return sum(weights[key].steps * value for key, value in values.items()) / total
+def _means(rows: Iterable[tuple[int, int, float]]) -> dict[int, float]:
+    """Weighted means of the values, by key, from rows (key, weight, value)."""
+    weights: dict[int, int] = {}
+    sums: dict[int, float] = {}
+    for key, weight, value in rows:
+        weights[key] = weights.get(key, 0) + weight
+        sums[key] = sums.get(key, 0.0) + weight * value
+    return {key: sums[key] / weight for key, weight in weights.items()}
 
 
 def _tokens(k: int, cells: Cells, drafts: ByLength, prediction_error: float) -> Belief | None:
@@ -74,7 +77,7 @@ def _tokens(k: int, cells: Cells, drafts: ByLength, prediction_error: float) -> 
         return Belief(mean=0.0, deviation=0.0)
     own = drafts.get(k)
     direct, request_steps = _direct(k, cells)
-    if direct is not None and own is not None and own.request_steps:
+    if direct and own is not None and own.request_steps:
         parts.append(_belief(direct, spread(own), request_steps))
     longer = {length: each for length, each in drafts.items() if length > k}
     weight = sum(each.request_steps for each in longer.values())

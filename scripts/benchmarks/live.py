@@ -100,6 +100,9 @@ async def _one(link: Any, case: Case, seed: int) -> dict[str, Any]:
             visit = await visits.move(arm, SLICE_S)
             if visit is not None:
                 learner = learner.add(visit)
+        visit = await visits.end(LiveKnobs.constant(path[-1][1] if path else 15))
+        if visit is not None:
+            learner = learner.add(visit)
         schedule = learner.schedule(ceiling=128, fallback=15)
         path.append((time.monotonic() - began, length_at(schedule, case.concurrency)))
     await visits.end(LiveKnobs.constant(path[-1][1]))

@@ -15,7 +15,7 @@ from service.engine_site import tuner_layout as layout
 from tuner.compare import fixed_interval
 
 K = 3
-PAIRS, BLOCK_S = 24, 3.0
+PAIRS, BLOCK_S = 16, 3.0
 BATCHES, REPEATS, STEPS = (1, 8, 64), 60, 300
 
 

@@ -23,9 +23,9 @@ ARMS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 15)
 PHASES = (
     ("code", 8), ("prose", 8), ("code", 8), ("code", 1), ("code", 8), ("code", 2),
 )  # fmt: skip
-PHASE_S = 45.0
+PHASE_S = 36.0
 LAST_S = 12.0  # of a phase: what was learned is in force by then
-TRUTH_ROUNDS = 14
+TRUTH_ROUNDS = 10
 
 
 class OneEngine:
@@ -133,7 +133,7 @@ WISHES = {
     "k=1": LiveKnobs.constant(1),
     "k=0": LiveKnobs.constant(0),
 }
-MIX_ROUNDS, MIX_SLICE_S, MIX_SETTLE_S = 12, 1.6, 0.4
+MIX_ROUNDS, MIX_SLICE_S, MIX_SETTLE_S = 10, 1.6, 0.4
 
 
 @contextlib.asynccontextmanager

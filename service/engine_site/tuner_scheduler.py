@@ -216,9 +216,8 @@ class Tuned:
 
     # --- telemetry --------------------------------------------------------------------------------
 
-    def _tuner_account(  # noqa: PLR0912  one pass: calls cost a tenth of what this may take
-        self: Any, output: Any, result: Any, *, ended: bool
-    ) -> None:
+    def _tuner_account(self: Any, output: Any, result: Any, *, ended: bool) -> None:
+        # one pass: calls cost a tenth of what this may take
         now = time.perf_counter_ns()
         if not output.num_scheduled_tokens:  # never in flight; it clears away what was aborted
             self._tuner_close(now)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def test_longer_drafts_give_no_fewer_tokens(accepted):
     """Predictions never fall with the draft length, and k + 1 tokens are the most there is."""
     found = [predicted(drafts(accepted), k) for k in range(len(accepted))]
 
-    assert all(after >= before - 1e-9 for before, after in zip(found, found[1:], strict=False))
+    assert all(after >= before - 1e-9 for before, after in pairwise(found))
     assert all(1 - 1e-9 <= tokens <= k + 1 + 1e-9 for k, tokens in enumerate(found))
 
 

@@ -42,13 +42,27 @@ class Slot:
         self.engine, self.calls = None, []
         self.broken = set()  # draft lengths that do not start
         self.stop_error = None
+        self.apply_error = None
         self.died = None
 
     def on_death(self, callback):
         self.died = callback
 
+    live_fault = None
+
     def plan(self, knobs, *, profile, purpose):
         return SimpleNamespace(digest=knobs.digest())
+
+    def reaches(self, knobs):
+        """Only engines with live knobs can change without a restart."""
+        running = self.engine
+        return running is not None and knobs.live and running.knobs.cold() == knobs.cold()
+
+    async def apply(self, knobs, *, profile):
+        if self.apply_error is not None:
+            raise self.apply_error
+        self.calls.append(("apply", knobs.label()))
+        self.engine = SimpleNamespace(**{**vars(self.engine), "knobs": knobs})
 
     async def adopt(self):
         return None
@@ -61,7 +75,9 @@ class Slot:
             self.calls.append(f"failed {knobs.label()}")
             raise EngineStartError(BAD_FLAG, "t")
         self.calls.append(knobs.label())
-        self.engine = SimpleNamespace(failure=lambda phase: Failure(kind="crash", sentence="Bang."))
+        self.engine = SimpleNamespace(
+            failure=lambda phase: Failure(kind="crash", sentence="Bang."), knobs=knobs
+        )
 
     def runs(self, knobs):
         return False
@@ -375,3 +391,48 @@ async def test_a_waiting_plain_request_is_remembered(daemon):
     daemon.parts.gateway.plain_waiting = 0
 
     assert (await daemon.steward.facts()).last_plain_at > after.last_plain_at
+
+
+def scheduled(k):
+    knobs = Knobs(drafter="ngram", draft_length=15, live=True, draft_schedule=((1, 64, k),))
+    return profile(3).model_copy(update={"knobs": knobs})
+
+
+async def test_live_knobs_come_into_force_without_a_restart(daemon):
+    """A second schedule of the same engine is applied; the gate is not touched."""
+    await use(daemon, scheduled(3))
+    slot, archive = daemon.parts.slot, daemon.parts.archive
+    count, mode = len(slot.calls), daemon.state.mode
+    await put(daemon, scheduled(8))
+    await daemon.steward.use(scheduled(8).id)
+    await becomes(daemon, mode, lambda: daemon.state.in_force == scheduled(8))
+    async with asyncio.timeout(5):
+        while (await archive.call(archive.store.in_force)).profile != scheduled(8).id:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+    assert [("apply", "ngram k=8")] == slot.calls[count:]
+
+
+async def test_live_knobs_that_cannot_be_applied_are_restarted_into(daemon):
+    """The engine was lost between the decision and its application."""
+    await use(daemon, scheduled(3))
+    slot = daemon.parts.slot
+    slot.apply_error = UnavailableError("gone")
+    count = len(slot.calls)
+    await put(daemon, scheduled(8))
+    await daemon.steward.use(scheduled(8).id)
+    await becomes(daemon, Mode.PROBATION, lambda: slot.calls[-1] == "open")
+
+    assert ["ngram k=8", "open"] == slot.calls[count:]
+
+
+async def test_nothing_is_learned_over_a_choice(daemon):
+    """The live loop rests while the operator has chosen, and goes on with `auto`."""
+    assert daemon.steward.may_learn() is None
+    await use(daemon, scheduled(3))
+    await daemon.steward.consider()
+    assert "chosen by hand" in daemon.steward.may_learn()
+    await daemon.steward.use("auto")
+    await daemon.steward.consider()
+
+    assert daemon.steward.may_learn() is None or "while" in daemon.steward.may_learn()

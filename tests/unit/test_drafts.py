@@ -42,7 +42,7 @@ def test_tokens_per_step_count_the_bonus_token():
 
 @pytest.mark.parametrize(("k", "tokens"), [(0, 1.0), (1, 1.60), (2, 1.75), (3, 2.0)])
 def test_worked_example(k, tokens):
-    """h = [2, 1, 0, 1]: at k=1 eight tokens in five steps, at k=2 the cut runs, seven in four."""
+    """Of [2, 1, 0, 1]: at k=1 eight tokens in five steps, at k=2 the cut runs, seven in four."""
     assert pytest.approx(tokens) == predicted(drafts(2, 1, 0, 1), k)
 
 

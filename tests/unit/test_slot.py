@@ -57,12 +57,25 @@ class Gateway:
         self.told.clear()
 
 
+class Link:
+    """Live knobs that are only remembered."""
+
+    can_admit = True
+
+    def __init__(self):
+        self.puts = []
+
+    def put(self, wish):
+        self.puts.append(wish)
+
+
 class Engine:
     """An engine without a process."""
 
     launched = 0
     slow_stop = None  # an event that a stop waits for
     error = None
+    fault = None  # what the self-test of the live knobs finds
 
     def __init__(self, plan):
         Engine.launched += 1
@@ -76,7 +89,11 @@ class Engine:
             socket="/s",
             log="/l",
             ready_s=4.0,
+            live=plan.live is not None,
+            live_fault=Engine.fault if plan.live is not None else None,
         )
+        alive = plan.live is not None and Engine.fault is None
+        self.link = Link() if alive else None
 
     @classmethod
     async def launch(cls, plan):
@@ -106,7 +123,7 @@ def gateway():
 def engines(monkeypatch, gateway):
     """Replace processes by doubles that share one list of events with the gateway."""
     Engine.events, Engine.launched = gateway.said, 0
-    Engine.slow_stop = Engine.error = None
+    Engine.slow_stop = Engine.error = Engine.fault = None
     monkeypatch.setattr(module, "Engine", Engine)
     monkeypatch.setattr(module, "GATEWAY_RETRY_S", 0.001)
     return Engine
@@ -272,8 +289,9 @@ def test_a_plan_is_the_whole_command(slot):
     drafting = slot.plan(DRAFTING, profile="p", purpose="serve")
     longer = slot.plan(Knobs(drafter="ngram", draft_length=4), profile="p", purpose="serve")
 
-    assert ("--model", "org/m", "--seed", "1") == plain.command[-4:]
-    assert "--speculative-config" == drafting.command[-2]
+    ours = ("--scheduler-cls", "tuner_scheduler.TunedScheduler")
+    assert ("--model", "org/m", "--seed", "1", *ours) == plain.command[-6:]
+    assert ("--speculative-config", *ours) == (drafting.command[-4], *drafting.command[-2:])
     assert "b" == plain.env["A"]
     caches = {plan.env["VLLM_CACHE_ROOT"] for plan in (plain, drafting, longer)}
     assert 3 == len(caches)
@@ -298,3 +316,70 @@ async def test_the_engine_of_a_trial_may_stay(slot, tmp_path):
 
     found = EngineRecord.read(Path(tmp_path) / "engine.json")
     assert ("serve", "p") == (found.purpose, found.profile)
+
+
+LIVE = Knobs(drafter="ngram", draft_length=15, live=True)
+
+
+def scheduled(k, **more):
+    return LIVE.model_copy(update={"draft_schedule": ((1, 64, k),), **more})
+
+
+async def test_live_knobs_are_applied_without_a_hold(slot, gateway, tmp_path):
+    """Another schedule of the same engine: no restart, no closed gate, and the record knows."""
+    engine = await slot.replace(scheduled(3), profile="a", purpose="serve")
+    await slot.release()
+    count = len(gateway.said)
+    assert slot.reaches(scheduled(8, max_active_seqs=4))
+    await slot.apply(scheduled(8, max_active_seqs=4), profile="b")
+
+    assert [("open", engine.record.token)] == gateway.said[count:]
+    (wish,) = engine.link.puts
+    assert (((1, 64, 8),), 4) == (wish.lengths, wish.active)
+    found = EngineRecord.read(Path(tmp_path) / "engine.json")
+    assert ("b", scheduled(8, max_active_seqs=4).canonical()) == (found.profile, found.knobs)
+
+
+async def test_what_needs_a_restart_is_not_reached(slot):
+    """Another drafter, speculation off, a static engine, or a cap that this vLLM lacks."""
+    assert not slot.reaches(scheduled(3))
+    engine = await slot.replace(scheduled(3), profile="a", purpose="serve")
+    static = Knobs(drafter="ngram", draft_length=15)
+    assert [False, False] == [slot.reaches(PLAIN), slot.reaches(static)]
+    with pytest.raises(UnavailableError, match="without a restart"):
+        await slot.apply(PLAIN, profile="b")
+    engine.link.can_admit = False
+    assert [True, False] == [
+        slot.reaches(scheduled(5)),
+        slot.reaches(scheduled(3, max_active_seqs=2)),
+    ]
+    engine.ended.set()
+    assert not slot.reaches(scheduled(3))
+
+
+async def test_an_engine_whose_live_knobs_fail_is_started_again_without_them(slot, gateway):
+    """A vLLM that does not do what our scheduler expects gets a static table, and restarts."""
+    Engine.fault = "The engine's counters show no step with draft length 1."
+    engine = await slot.replace(scheduled(3), profile="a", purpose="serve")
+
+    assert ["launch", "stop", "launch"] == [
+        said.split()[0] for said in gateway.said if isinstance(said, str)
+    ]
+    assert Engine.fault == slot.live_fault
+    assert not engine.record.live
+    plan = slot.plan(scheduled(3, max_active_seqs=4), profile="a", purpose="serve")
+    assert plan.live is None
+    assert "--scheduler-cls" not in plan.command
+    assert "--max-num-active-seqs" in plan.command
+    assert '"num_speculative_tokens_per_batch_size":[[1,64,3]]' in " ".join(plan.command)
+    assert not slot.reaches(scheduled(8))
+
+
+def test_live_profiles_of_one_engine_are_one_launch(slot):
+    """An engine is adopted for whatever it can be without a restart."""
+    digests = {
+        slot.plan(knobs, profile="p", purpose="serve").digest
+        for knobs in (LIVE, scheduled(3), scheduled(8, max_active_seqs=2))
+    }
+
+    assert 1 == len(digests)

@@ -84,7 +84,8 @@ def daemon(archive):
         archive=archive,
         gateway=Gateway(),
         observer=SimpleNamespace(window=lambda _: window),
-        slot=SimpleNamespace(engine=None, restarts=2),
+        slot=SimpleNamespace(engine=None, restarts=2, live_fault=None),
+        live=None,
         lab=SimpleNamespace(progress=None),
     )
     state = SimpleNamespace(
@@ -137,6 +138,7 @@ async def test_an_engine_is_shown_with_its_knobs(daemon):
     """Pid, token, knobs and model of what runs."""
     knobs = Knobs(drafter="ngram", draft_length=3)
     daemon.parts.slot.engine = SimpleNamespace(
+        link=None,
         knobs=knobs,
         ended=SimpleNamespace(is_set=lambda: False),
         record=SimpleNamespace(

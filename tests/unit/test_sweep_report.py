@@ -89,8 +89,8 @@ def answer(**more):
 
 
 TABLE_1 = """\
-| draft length | tok/s | interval | over off | tokens per step and request | step (ms) | power (W) | \
-temperature (°C) | rounds | steps | tokens |
+| draft length | tok/s | interval | over off | tokens per step and request | step (ms) | \
+power (W) | temperature (°C) | rounds | steps | tokens |
 |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 | 0 | 228 | [218, 238] | -1.3 % | 2.50 | 6.25 | 412 | 61 | 8 | 480 | 1 101 |
 | 1 | 400 | [390, 410] | +73 % | 2.50 | 6.25 | 412 | 61 | 8 | 480 | 1 101 |
