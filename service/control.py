@@ -17,7 +17,7 @@ from profiles.errors import ExitCode, InvalidKnobsError, TunerError
 from profiles.profile import Origin, Profile
 from service.daemon import Daemon
 from service.modes import Event
-from service.status import brief, event, status
+from service.status import brief, event, learned, status
 from service.table_sweep import SweepRequest
 from tuner.telemetry import Telemetry
 
@@ -126,6 +126,7 @@ class Control:
                 {
                     "workload": m.workload,
                     "phase": m.phase,
+                    "learned": learned(m.knobs),
                     "tok_s": m.tok_s,
                     "spread": m.spread,
                     "acceptance_length": m.acceptance and m.acceptance.mean_length,

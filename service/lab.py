@@ -169,6 +169,9 @@ class Lab:
             self.table.state, self.table.sentence = "failed", error.failure.sentence
         except TunerError as error:
             self.table.state, self.table.sentence = "failed", error.sentence()
+        except Exception:
+            self.table.state, self.table.sentence = "failed", "a defect; the daemon's log says more"
+            raise
 
     def sweep_answer(self) -> dict[str, Any]:
         """What `GET /v1/sweep` shows, with the vLLM command of the winner."""
@@ -177,7 +180,8 @@ class Lab:
         engine = self._config.engine
         rendered = render(self.table.recommended(), self._config.drafter_map)
         command = [*engine.command, "--model", engine.model, *engine.args, *rendered.args]
-        return {**self.table.answer(), "command": command, "env": rendered.env}
+        env = {**engine.env, **rendered.env}
+        return {**self.table.answer(), "command": command, "env": env}
 
     async def _space(self) -> Space:
         config = self._config

@@ -16,6 +16,7 @@ from service.live_files import LiveKnobs, Telemetry
 from service.slot import Slot
 from service.visits import Visits, goodput, shares
 from tuner.allowance import Allowance
+from tuner.buckets import busiest
 from tuner.cells import Cells, difference, merge, total
 from tuner.config import LiveConfig
 from tuner.drafts import NGRAM_PREDICTION_ERROR, PREDICTION_ERROR
@@ -128,6 +129,9 @@ class LiveLoop:
         if mixture.settled_at is not None:
             await self._watch(engine, mixture, cells)
         mixture.since_round_s += busy.seconds
+        here = busiest(cells)
+        if mixture.settled_at is not None and here not in mixture.learner.races:
+            mixture.settled_at, mixture.over = None, False  # a load that nobody has seen yet
         if mixture.allowance.may_probe and mixture.due:
             await self._learn(engine, mixture)
         await self._assert(engine, mixture)

@@ -5,7 +5,9 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from profiles import schedule
 from profiles.errors import UnavailableError
+from profiles.knobs import Knobs
 from profiles.profile import Profile
 from profiles.records import Event
 from service.daemon import Daemon
@@ -79,6 +81,12 @@ def brief(profile: Profile) -> dict[str, Any]:
         "evidence": profile.evidence.model_dump(),
         "created_at": profile.created_at,
     }
+
+
+def learned(canonical: str) -> str | None:
+    """The draft lengths that a measurement found inside its engine; None without live knobs."""
+    knobs = Knobs.model_validate_json(canonical)
+    return schedule.label(knobs.lengths) if knobs.live else None
 
 
 def event(happened: Event) -> dict[str, Any]:

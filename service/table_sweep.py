@@ -71,9 +71,12 @@ class TableSweep:
     def answer(self) -> dict[str, Any]:
         """The table so far."""
         plan, request = self._plan, self._plan.request
-        schedule = self._table.schedule(self._ceiling())
+        winners = self._table.winners()
+        speculates = any(each["draft_length"] is not None for each in winners)
+        schedule = self._table.schedule(self._ceiling()) if speculates else None
         return {
             **plan.facts,
+            "confidence": 0.95,
             "state": self.state,
             "sentence": self.sentence,
             "drafter": plan.knobs.drafter,
@@ -89,7 +92,7 @@ class TableSweep:
             "engine_starts": self._slot.restarts - self._starts,
             "cells": self._table.cells(),
             "off": self._table.off_cells(),
-            "winners": self._table.winners(),
+            "winners": winners,
             "schedule": None if schedule is None else [list(each) for each in schedule],
         }
 

@@ -16,6 +16,7 @@ from tuner.cells import Cells
 from tuner.drafts import STEPS_PER_SAMPLE, ByLength, predicted, spread
 
 STEP_NOISE = 0.15  # standard deviation of ln seconds of one step, on a machine with other work
+SLICE_NOISE = 0.08  # and of what all steps of a slice share: clocks, neighbours, a run of prefills
 # of the alternating fit: a few, hundreds where draft lengths hardly met at the same batch sizes
 SWEEPS, SETTLED = 500, 1e-5
 
@@ -29,9 +30,17 @@ class Belief:
 
 
 def beliefs(
-    cells: Cells, drafts: ByLength, number: int, *, prediction_error: float
+    cells: Cells,
+    drafts: ByLength,
+    number: int,
+    *,
+    prediction_error: float,
+    visits: Mapping[int, int] | None = None,
 ) -> dict[int, Belief]:
-    """By draft length, for a bucket of batch sizes; only what was visited there has one."""
+    """By draft length, for a bucket of batch sizes; only what was visited there has one.
+
+    `visits` says in how many slices each draft length was there; without it their noise is none.
+    """
     here = {key: cell for key, cell in cells.items() if bucket(key[0]) == number and cell.step_s}
     seconds = _seconds(here)
     found: dict[int, Belief] = {}
@@ -39,7 +48,8 @@ def beliefs(
         steps = sum(cell.steps for (_, length), cell in here.items() if length == k)
         tokens = _tokens(k, cells, drafts, prediction_error)
         if tokens is not None:
-            variance = tokens.deviation**2 + STEP_NOISE**2 / steps
+            shared = 0.0 if visits is None else SLICE_NOISE**2 / max(visits.get(k, 1), 1)
+            variance = tokens.deviation**2 + STEP_NOISE**2 / steps + shared
             found[k] = Belief(mean=tokens.mean - log_s, deviation=math.sqrt(variance))
     return found
 

@@ -31,7 +31,7 @@ RESERVED: Mapping[str, str] = {
     "--api-key": _PLAIN_HTTP,
     "--ssl-keyfile": _PLAIN_HTTP,
     "--ssl-certfile": _PLAIN_HTTP,
-    "--scheduler-cls": "nothing: live knobs are a scheduler class; live.enabled = false leaves vLLM's own",
+    "--scheduler-cls": "nothing: live knobs need it; live.enabled = false leaves vLLM's own",
     "--config": "engine.args for what is in that file, so that no knob is set where nobody sees it",
 }
 RESERVED_ENV: Mapping[str, str] = {

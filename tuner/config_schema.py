@@ -70,10 +70,10 @@ def describe(node: Node) -> str:
     if "enum" in node:
         return "one of " + ", ".join(json.dumps(value) for value in node["enum"])
     kind = str(node.get("type"))
-    if "prefixItems" in node:
-        return "a list of " + ", ".join(describe(item) for item in node["prefixItems"])
     if kind == "array":
-        return f"a list, each item {describe(node['items'])}"
+        each = node.get("prefixItems")  # of a tuple
+        parts = f" of {', '.join(map(describe, each))}" if each else ""
+        return f"a list{parts}" if parts else f"a list, each item {describe(node['items'])}"
     if kind == "object":
         free = node.get("additionalProperties")
         return f"a table, each value {describe(free)}" if isinstance(free, Mapping) else "a table"

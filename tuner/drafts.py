@@ -13,7 +13,7 @@ from dataclasses import dataclass
 PREDICTION_ERROR = 0.04  # standard deviation of ln tokens per step, trained drafters
 NGRAM_PREDICTION_ERROR = 0.09
 # tokens of neighbouring steps belong to the same text: so many steps are worth one independent one
-STEPS_PER_SAMPLE = 3.0
+STEPS_PER_SAMPLE = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)

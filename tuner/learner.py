@@ -7,6 +7,7 @@ choice is below RISK: on a flat top nothing is gained by telling equals apart.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,8 +17,11 @@ from tuner.cells import Cells, merge
 from tuner.drafts import ByLength, pooled
 from tuner.race import Round, Rules, Standing, standing
 
-RISK = 0.01  # expected loss of a choice that is good enough
+RISK = 0.02  # expected loss of a choice that is good enough
+UNLIKELY = 2.5  # standard deviations behind the best: not visited for now
+RECENT = 3  # rounds that say where the traffic is
 BUSY_SHARE = 0.1  # of the steps: a bucket with fewer is not asked about
+MIN_ROUNDS = 3  # before the belief may leave an arm out
 ROUNDS_KEPT = 200
 
 
@@ -64,20 +68,21 @@ class Learner:
             return replace(self, current=current, drafts=drafts)
         rounds = (*self.rounds, current)[-ROUNDS_KEPT:]
         grown = replace(self, rounds=rounds, current={}, drafts=drafts)
-        races = {
+        fresh = {
             number: standing(rounds_of(rounds, number), self.arms, self.rules)
             for number in grown.busy()
         }
-        return replace(grown, races=races)
+        return replace(grown, races={**self.races, **fresh})
 
     def cells(self) -> Cells:
         """Everything that was counted."""
         return merge(*(cells for each in (*self.rounds, self.current) for cells in each.values()))
 
     def busy(self) -> list[int]:
-        """The buckets that the traffic was in."""
+        """The buckets that the traffic has been in lately."""
         steps: dict[int, int] = {}
-        for (batch, _), cell in self.cells().items():
+        recent = merge(*(cells for each in self.rounds[-RECENT:] for cells in each.values()))
+        for (batch, _), cell in recent.items():
             steps[bucket(batch)] = steps.get(bucket(batch), 0) + cell.steps
         enough = BUSY_SHARE * sum(steps.values())
         return sorted(number for number, count in steps.items() if count >= enough)
@@ -87,7 +92,13 @@ class Learner:
         race = self.races.get(number)
         if race is None:
             return None
-        known = beliefs(self.cells(), self.drafts, number, prediction_error=self.prediction_error)
+        known = beliefs(
+            self.cells(),
+            self.drafts,
+            number,
+            prediction_error=self.prediction_error,
+            visits=self._visits(number),
+        )
         left = {k: belief for k, belief in known.items() if k in race.survivors}
         if not left:
             return None
@@ -106,8 +117,13 @@ class Learner:
         )
 
     def findings(self) -> list[Finding]:
-        """All busy buckets that something is known about."""
+        """The buckets of the present traffic that something is known about."""
         found = (self.finding(number) for number in self.busy())
+        return [each for each in found if each is not None]
+
+    def known(self) -> list[Finding]:
+        """All buckets that something is known about."""
+        found = (self.finding(number) for number in sorted(self.races))
         return [each for each in found if each is not None]
 
     @property
@@ -117,12 +133,9 @@ class Learner:
         return bool(found) and all(each.settled for each in found)
 
     def running(self) -> tuple[int, ...]:
-        """The arms that some busy bucket has not thrown out; all of them at first."""
-        open_races = [race for race in self.races.values() if not race.over]
-        left = {arm for race in open_races or self.races.values() for arm in race.survivors}
-        if not left:
-            return self.arms
-        return tuple(arm for arm in self.arms if arm in left)
+        """The arms that some busy bucket still has to visit; all of them at first."""
+        left = {arm for each in self.findings() for arm in plausible(each)}
+        return tuple(arm for arm in self.arms if arm in left) or self.arms
 
     def order(self) -> tuple[int, ...]:
         """The arms that this round still has to visit, in an order that the seed decides."""
@@ -131,11 +144,35 @@ class Learner:
 
     def schedule(self, *, ceiling: int, fallback: int) -> tuple[tuple[int, int, int], ...]:
         """The k(b) ranges of what is known."""
-        chosen = {each.bucket: each.choice for each in self.findings()}
+        chosen = {each.bucket: each.choice for each in self.known()}
         return assemble(chosen, ceiling=ceiling, fallback=fallback)
+
+    def _visits(self, number: int) -> dict[int, int]:
+        """In how many rounds each arm was in a bucket."""
+        found: dict[int, int] = {}
+        for each in (*self.rounds, self.current):
+            for arm, cells in each.items():
+                found[arm] = found.get(arm, 0) + any(bucket(b) == number for b, _ in cells)
+        return found
 
     def _draw(self, arm: int) -> bytes:
         return hashlib.sha256(f"{self.seed}:{len(self.rounds)}:{arm}".encode()).digest()
+
+
+def plausible(finding: Finding) -> list[int]:
+    """The arms of a bucket that are in its race and may well be the best, by the belief."""
+    race = finding.race
+    if race.over:
+        return [finding.choice]
+    top = finding.beliefs.get(finding.choice)
+    if top is None or race.rounds < MIN_ROUNDS:
+        return list(race.survivors)
+    return [
+        arm
+        for arm in race.survivors
+        if (one := finding.beliefs.get(arm)) is None
+        or top.mean - one.mean < UNLIKELY * math.hypot(top.deviation, one.deviation)
+    ]
 
 
 def rounds_of(rounds: Sequence[Mapping[int, Cells]], number: int) -> list[Round]:

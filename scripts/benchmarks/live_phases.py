@@ -81,8 +81,10 @@ async def phases(results: dict[str, Any]) -> None:
             await asyncio.gather(task, return_exceptions=True)
         truth: dict[str, dict[int, float]] = {}
         for kind, concurrency in dict.fromkeys(PHASES):
+            # few requests give few steps: their slices have to be longer
+            slice_s = 0.25 if concurrency > 2 else 0.8
             async with load(running, kind, concurrency):
-                found = await exhaustive(link, ARMS, TRUTH_ROUNDS, 0.25)
+                found = await exhaustive(link, ARMS, TRUTH_ROUNDS, slice_s)
             truth[f"{kind} c{concurrency}"] = {
                 k: goodput(found, k, concurrency).goodput_tok_s or 0.0 for k in ARMS
             }

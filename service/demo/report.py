@@ -61,7 +61,8 @@ def _cell(measurement: Mapping[str, Any] | None) -> str:
     if measurement is None:
         return ""
     reason = measurement["failure"] or measurement["invalid"]
-    return reason or rate(measurement["tok_s"])
+    found = measurement.get("learned")
+    return reason or rate(measurement["tok_s"]) + (f", k={found}" if found else "")
 
 
 def request_table(tallies: Mapping[str, Tally], gateway: Mapping[str, Any], restarts: int) -> Table:

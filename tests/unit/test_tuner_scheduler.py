@@ -3,13 +3,15 @@
 import os
 
 import pytest
+import scheduler_double as double
 from scheduler_double import BUDGET, LONGEST, SEQS, Base, Request, add, live, look, step, warm
 
 from profiles.schedule import ceilings, checked, constant
 from service.engine_site import tuner_layout as layout
 from service.live_files import read_telemetry
 
-pytest_plugins = ["scheduler_double"]  # its fixtures
+module, control = double.module, double.control  # fixtures
+telemetry, start = double.telemetry, double.start
 
 
 # --- knobs ----------------------------------------------------------------------------------------

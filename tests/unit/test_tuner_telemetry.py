@@ -4,6 +4,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+import scheduler_double as double
 from scheduler_double import (
     BUDGET,
     LONGEST,
@@ -21,7 +22,8 @@ from profiles.schedule import checked, constant
 from service.engine_site import tuner_layout as layout
 from service.live_files import read_telemetry
 
-pytest_plugins = ["scheduler_double"]  # its fixtures
+module, control = double.module, double.control  # fixtures
+telemetry, start = double.telemetry, double.start
 
 
 # --- cells ----------------------------------------------------------------------------------------

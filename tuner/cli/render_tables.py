@@ -110,13 +110,16 @@ def render_trials(found: Sequence[Item], *, now: float, width: int) -> Renderabl
             rows.append((*start, MISSING, MISSING, MISSING, _outcome(trial)))
         for one in measured:
             failed = one.get("failure") or one.get("invalid")
+            remark = safe(one.get("phase"))
+            if one.get("learned"):
+                remark += f", draft length {safe(one['learned'])}"
             rows.append(
                 (
                     *start,
                     safe(one.get("workload")),
                     number(one.get("tok_s"), "tok/s", 1),
                     number(one.get("acceptance_length"), digits=2),
-                    safe(failed) if failed else safe(one.get("phase")),
+                    safe(failed) if failed else remark,
                 )
             )
     headers = ("trial", "when", "knobs", "class", "rate", "accepted", "remark")
