@@ -34,6 +34,7 @@ profile  greedy.balanced.low #IDENTITY · ngram k=8 · since CLOCK
          because greedy.balanced.low is 83 % of tokens in the last 5 min
          3 pairs of starts: +150 %.
          561 tok/s now · measured: default 231 tok/s, profile 578 tok/s, +150 % [142, 158]
+live     n/a
 classes  greedy.balanced.low       83 %   412 requests   +150 % [142, 158]   promoted 2 d ago
          sampled.long-out.single   17 %      1 request                 n/a   not tuned yet
 pins     nightly → off #77c00011
@@ -286,3 +287,47 @@ def test_figures_that_are_not_there():
         text.clock(None, 0.0),
         text.safe(""),
     ]
+
+
+LIVE = {
+    "knobs": "live",
+    "in_force": {"label": "1: 13, 2+: 3", "active": 4, "budget": None},
+    "mixture": "greedy.balanced",
+    "mixtures": [
+        {
+            "name": "greedy.balanced",
+            "label": "1: 13, 2+: 3",
+            "settled_at": 1.0,
+            "expected_loss": 0.004,
+            "rounds": 9,
+            "traffic_s": 31.0,
+            "explored_share": 0.031,
+            "forgone_share": 0.007,
+        },
+        {"name": "sampled.balanced", "label": None, "left": 4, "arms": 7, "rounds": 1},
+    ],
+}
+
+
+def test_the_status_page_shows_live_knobs(daemon):
+    """The schedule and caps in force, and what is known of each mixture and what it cost."""
+    daemon.on("GET", "/v1/status", {**STATUS, "live": LIVE})
+    lines = [line.strip() for line in tuner("status", env={"COLUMNS": "200"}).stdout.splitlines()]
+
+    assert "live     knobs live · draft length 1: 13, 2+: 3 · admitted 4" in lines
+    assert (
+        "* greedy.balanced · 1: 13, 2+: 3 · expected loss 0.4 % · 9 rounds in 31 s · "
+        "explored 3.1 % of steps · lost 0.7 % of tokens"
+    ) in lines
+    assert any("learning, 4 of 7 lengths left" in line for line in lines)
+
+
+def test_the_status_page_says_why_knobs_are_not_live(daemon):
+    """By restart, with the reason."""
+    daemon.on(
+        "GET",
+        "/v1/status",
+        {**STATUS, "live": {"knobs": "by restart", "fault": "no dynamic_sd_lookup"}},
+    )
+
+    assert "live     knobs change by restart: no dynamic_sd_lookup" in tuner("status").stdout
