@@ -34,7 +34,7 @@ def test_every_knob_flag_is_reserved_with_a_key_that_exists():
     keys = {setting.path for setting in config_schema.settings()}
     named = [use for use in config_checks.RESERVED.values() if use.startswith("engine.default.")]
 
-    assert 4 == len(named)
+    assert 6 == len(named)
     assert set(named) <= keys
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
 from profiles.measurement import Block, Environment, Failure, FailureKind
 from profiles.platform import fingerprint
@@ -33,6 +34,7 @@ class Engine:
     knobs: Knobs
     token: str
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    link: object = None  # without live knobs
 
     @property
     def record(self):
@@ -50,9 +52,16 @@ class Slot:
         self.engine = None if running is None else Engine(running, "running")
         self.starts, self.gate, self.error = 0, [], None
         self.busy = False  # live requests never end
+        self.live, self.applied = False, []
 
     def runs(self, knobs):
         return self.engine is not None and self.engine.knobs == knobs
+
+    def reaches(self, knobs):
+        return self.live and self.engine.knobs.cold() == knobs.cold()
+
+    async def apply(self, knobs, *, profile):
+        self.applied.append(knobs)
 
     async def replace(self, knobs, *, profile, purpose):
         assert (knobs.digest(), "trial") == (profile, purpose)
@@ -60,7 +69,7 @@ class Slot:
         if self.error is not None:
             self.engine = None
             raise EngineStartError(self.error, f"start-{self.starts}")
-        self.engine = Engine(knobs, f"start-{self.starts}")
+        self.engine = Engine(knobs, f"start-{self.starts}", link=object() if self.live else None)
         return self.engine
 
     async def release(self, reason=""):
@@ -227,3 +236,60 @@ async def test_held_requests_breathe_no_longer_than_a_block(archive, measured, m
     await runner(Slot(), archive).run(plan(ONE))
 
     assert time.monotonic() - started < 30
+
+
+LIVE = Knobs(drafter="ngram", draft_length=15, live=True)
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """A sweep that finds draft length 3, and what it was asked."""
+    calls = []
+
+    async def sweep(plan, link, socket, config):
+        calls.append(plan)
+        return plan.knobs.model_copy(update={"draft_schedule": ((1, 128, 3),)})
+
+    monkeypatch.setattr(module, "sweep", sweep)
+    return calls
+
+
+async def test_an_engine_with_live_knobs_is_swept_before_it_is_measured(archive, measured, swept):
+    """Every class gets a schedule of its own in one start, in force when it is measured."""
+    slot = Slot()
+    slot.live = True
+    found = await runner(slot, archive).run(plan(ONE, TWO, knobs=LIVE))
+    wanted = LIVE.model_copy(update={"draft_schedule": ((1, 128, 3),)})
+
+    assert (1, 2, 2) == (slot.starts, len(swept), len(measured.calls))
+    assert [wanted, wanted] == slot.applied
+    assert [wanted.canonical()] * 2 == [m.knobs for m in found]
+    assert 4 == swept[0].concurrency
+
+
+async def test_a_promotion_measures_the_schedule_that_was_found(archive, measured, swept):
+    """Classes whose winners differ in live knobs share a start, and nothing is swept again."""
+    slot = Slot()
+    slot.live = True
+    one, two = (LIVE.model_copy(update={"draft_schedule": ((1, 128, k),)}) for k in (2, 5))
+    trial = replace(plan(ONE, TWO, knobs=LIVE), phase="promotion", live={ONE: one, TWO: two})
+    found = await runner(slot, archive).run(trial)
+
+    assert (1, []) == (slot.starts, swept)
+    assert [one, two] == slot.applied
+    assert [one.canonical(), two.canonical()] == [m.knobs for m in found]
+
+
+async def test_a_sweep_that_gets_no_steps_is_an_invalid_measurement(archive, measured, monkeypatch):
+    """An engine that stops stepping costs the measurement, not the session."""
+
+    async def sweep(plan, link, socket, config):
+        raise UnavailableError("The engine takes no steps.")
+
+    monkeypatch.setattr(module, "sweep", sweep)
+    slot = Slot()
+    slot.live = True
+    (found,) = await runner(slot, archive).run(plan(ONE, knobs=LIVE))
+
+    assert ("The engine takes no steps.", []) == (found.invalid, measured.calls)
+    assert "open" == slot.gate[-1]
