@@ -50,6 +50,7 @@ class Mixture:
     window: Cells = field(default_factory=dict)  # that is still growing
     traffic_s: float = 0.0  # busy seconds until it was settled
     reopened: int = 0
+    moved: str = ""  # why it was opened again, the last time
     why: str = ""
     since_round_s: float = 0.0  # busy seconds since the last round
     over: bool = False  # every race is: more rounds would tell nothing
@@ -134,7 +135,8 @@ class LiveLoop:
             mixture.settled_at, mixture.over = None, False  # a load that nobody has seen yet
         if mixture.allowance.may_probe and mixture.due:
             await self._learn(engine, mixture)
-        await self._assert(engine, mixture)
+        if self._may_learn() is None:
+            await self._assert(engine, mixture)
 
     def _of_the_moment(self, engine: Engine, before: Telemetry, now: Telemetry) -> Mixture | None:
         inside = set(self._key.split(JOIN))
@@ -270,7 +272,7 @@ class LiveLoop:
         fresh = self._new(engine, mixture.name)
         mixture.learner, mixture.settled_at, mixture.over = fresh.learner, None, False
         mixture.reopened += 1
-        mixture.why = f"{sentence}; it is learned anew"
+        mixture.moved = sentence
 
     def _wish(self, engine: Engine, mixture: Mixture) -> LiveKnobs:
         """The knobs in force for a mixture: what was learned, else those of the profile."""

@@ -51,5 +51,6 @@ def _mixture(mixture: Mixture) -> dict[str, Any]:
         "explored_share": allowance.explored_share,
         "forgone_share": allowance.forgone_share,
         "reopened": mixture.reopened,
+        "moved": mixture.moved or None,
         "why": mixture.why,
     }

@@ -10,7 +10,8 @@ from tuner.learner import Visit
 ARMS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 15)
 # share of drafts in which at least so many tokens were accepted
 SURVIVAL = (
-    0.64, 0.37, 0.24, 0.16, 0.107, 0.07, 0.05, 0.043, 0.032, 0.03, 0.018, 0.016, 0.016, 0.016, 0.013,
+    0.64, 0.37, 0.24, 0.16, 0.107, 0.07, 0.05, 0.043, 0.032, 0.03,
+    0.018, 0.016, 0.016, 0.016, 0.013,
 )  # fmt: skip
 NOISE, SLOW, SLOWER = 0.08, 0.03, 1.5  # of a step
 

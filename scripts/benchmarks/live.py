@@ -1,4 +1,7 @@
-"""`scripts/bench live`: what learning inside the running engine costs and gives, on a real vLLM."""
+"""`scripts/bench live`: what learning inside the running engine costs and gives, on a real vLLM.
+
+Parts are named as arguments; `dflash-8` and the like choose cases of the part `learn`.
+"""
 
 import asyncio
 import json
@@ -62,10 +65,12 @@ CASES = (
 
 async def learn(results: dict[str, Any]) -> None:
     """Seconds of traffic until the choice is right, by the exhaustive table of the same run."""
-    for name in dict.fromkeys(case.drafter for case in CASES):
+    named = [case for case in CASES if f"{case.drafter}-{case.concurrency}" in sys.argv]
+    wanted = named or CASES
+    for name in dict.fromkeys(case.drafter for case in wanted):
         knobs = Knobs(drafter=name, draft_length=15, live=True)
         async with engine(knobs, lengths=ARMS) as running:
-            for case in (case for case in CASES if case.drafter == name):
+            for case in (case for case in wanted if case.drafter == name):
                 results[f"learn {name} c{case.concurrency}"] = await _learn(running, case)
 
 
@@ -178,7 +183,7 @@ PARTS = {
 async def main() -> None:
     """Run the parts that were named, in this order."""
     results: dict[str, Any] = {}
-    wanted = sys.argv[1:] or list(PARTS)
+    wanted = [word for word in sys.argv[1:] if "-" not in word] or list(PARTS)
     for name, part in PARTS.items():
         if name in wanted:
             print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
