@@ -1,0 +1,93 @@
+"""What the live loop writes down, with a real store."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from profiles.knobs import Knobs
+from profiles.platform import fingerprint
+from profiles.profile import Evidence, Origin, Profile
+from service.archive import Archive
+from service.memory import LiveMemory
+from tuner.cells import Cell
+
+HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
+CLASS = "greedy.balanced.mid"
+LIVE = Knobs(drafter="ngram", draft_length=15, live=True)
+CELLS = {(8, 3): Cell(steps=100, tokens=1600, seconds=2.0), (8, 6): Cell(steps=9, tokens=9)}
+
+
+def scheduled(k, knobs=LIVE):
+    return knobs.model_copy(update={"draft_schedule": ((1, 64, k),)})
+
+
+def mixture(name="greedy.balanced"):
+    return SimpleNamespace(name=name, why="draft length 3 leads")
+
+
+@pytest.fixture
+async def archive(tmp_path):
+    opened = await Archive.open(tmp_path / "tuner.sqlite3")
+    await opened.call(opened.store.ensure_platform, HERE, at=1.0)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def memory(archive):
+    said = []
+
+    async def say(kind, sentence):
+        said.append((kind, sentence))
+
+    engine = SimpleNamespace(record=SimpleNamespace(token="t1"))
+    parts = SimpleNamespace(archive=archive, platform=HERE, slot=SimpleNamespace(engine=engine))
+    made = LiveMemory(parts, say)
+    made.said = said
+    return made
+
+
+async def promoted(archive, knobs):
+    evidence = Evidence(gain=0.4, gain_low=0.3, gain_high=0.5, sentence="+40 %")
+    profile = Profile(
+        knobs=knobs, platform=HERE.digest, workload=CLASS, origin=Origin.SEARCH, evidence=evidence
+    )
+    await archive.promote(profile, kept_default=False)
+
+
+async def test_a_schedule_is_kept_as_a_row_of_its_class(archive, memory):
+    """One measurement of phase `live`: the steps at the schedule, at the load of the cells."""
+    await memory.learned(mixture(), scheduled(3), CELLS)
+    (row,) = await archive.measurements(HERE.digest, CLASS)
+
+    assert ("live", scheduled(3).canonical(), 8, 800.0) == (
+        row.phase, row.knobs, row.concurrency, row.tok_s,
+    )  # fmt: skip
+    assert [("live", "greedy.balanced: draft length 3; draft length 3 leads")] == memory.said
+
+
+async def test_the_profile_of_the_class_gets_the_schedule_and_keeps_its_gain(archive, memory):
+    """The same engine, other live knobs: a new profile with the evidence of the promotion."""
+    await promoted(archive, scheduled(8))
+    await memory.learned(mixture(), scheduled(3), CELLS)
+    found = (await archive.promoted(HERE.digest))[CLASS]
+
+    assert (scheduled(3), 0.3) == (found.knobs, found.evidence.gain_low)
+    assert "+40 %; then learned live: 3" == found.evidence.sentence
+
+
+@pytest.mark.parametrize("other", [Knobs(), Knobs(drafter="ngram", draft_length=8, live=True)])
+async def test_a_profile_of_another_engine_is_left_alone(archive, memory, other):
+    """What was learned in one engine is no evidence for another."""
+    await promoted(archive, other)
+    await memory.learned(mixture(), scheduled(3), CELLS)
+
+    assert other == (await archive.promoted(HERE.digest))[CLASS].knobs
+
+
+async def test_a_mixture_of_classes_has_no_row(archive, memory):
+    """A schedule for two classes together belongs to neither."""
+    await memory.learned(mixture("greedy.balanced + sampled.balanced"), scheduled(3), CELLS)
+
+    assert [] == await archive.measurements(HERE.digest, CLASS)
+    assert 1 == len(memory.said)
