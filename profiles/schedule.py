@@ -17,6 +17,13 @@ def checked(ranges: Iterable[Sequence[int]]) -> Schedule:
         ValueError: it does not begin at 1, has a gap or an overlap, or a negative draft length;
             or it does not fit into a control file.
     """
+    merged = _merged(ranges)
+    if len(merged) > MOST_RANGES:
+        raise ValueError(f"draft_schedule: {len(merged)} ranges are more than {MOST_RANGES}")
+    return merged
+
+
+def _merged(ranges: Iterable[Sequence[int]]) -> Schedule:
     merged: list[Range] = []
     for low, high, k in ranges:
         expected = merged[-1][1] + 1 if merged else 1
@@ -31,8 +38,6 @@ def checked(ranges: Iterable[Sequence[int]]) -> Schedule:
             merged.append((low, high, k))
     if not merged:
         raise ValueError("draft_schedule: there is no range in it")
-    if len(merged) > MOST_RANGES:
-        raise ValueError(f"draft_schedule: {len(merged)} ranges are more than {MOST_RANGES}")
     return tuple(merged)
 
 
@@ -80,14 +85,16 @@ def declaring(schedule: Schedule, lengths: Sequence[int], max_num_seqs: int | No
     while True:  # what is named at the top may push a length of the schedule out from there
         first = top - len(extra) + 1
         inside = {length_at(schedule, batch) for batch in range(1, first)}
-        missing = sorted(wanted - inside)[: top - 1]
-        if len(missing) == len(extra):
+        before, extra = len(extra), sorted(wanted - inside)[: top - 1]
+        if before == len(extra):
             break
-        extra = missing
     below = [(low, min(high, first - 1), k) for low, high, k in schedule if low < first]
     if below[-1][1] < first - 1:
         below[-1] = (below[-1][0], first - 1, below[-1][2])
     named = [(first + number, first + number, k) for number, k in enumerate(extra)]
-    tail = [(top + 1, ENDLESS, schedule[-1][2])] if max_num_seqs is None else []
-    whole = [*below, *named, *tail]
-    return checked(each for each in whole if each[1] >= each[0])
+    whole = [*below, *named]
+    if max_num_seqs is None:
+        beyond = [(max(low, top + 1), high, k) for low, high, k in schedule if high > top]
+        low, _, k = beyond.pop() if beyond else (top + 1, 0, schedule[-1][2])
+        whole += [*beyond, (low, max(ENDLESS, low), k)]
+    return _merged(whole)

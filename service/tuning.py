@@ -142,7 +142,7 @@ class TuningSession:
             return knobs
         rows = await self._archive.measurements(self._study.platform, workload)
         seen = [Knobs.model_validate_json(m.knobs) for m in rows if m.usable]
-        found = [one for one in seen if one.live and one.cold() == knobs]
+        found = [one for one in seen if one.live and one.cold() == knobs.cold()]
         return found[-1] if found else knobs
 
     async def _recent(self, knobs: Knobs) -> dict[str, Knobs]:
@@ -153,7 +153,7 @@ class TuningSession:
             for row in rows:
                 seen = Knobs.model_validate_json(row.knobs)
                 fresh = time.time() - row.started_at < RECENT_S and row.phase == "live"
-                if fresh and seen.live and seen.cold() == knobs:
+                if fresh and seen.live and seen.cold() == knobs.cold():
                     found[workload] = seen
         return found
 
@@ -171,11 +171,14 @@ class TuningSession:
         rounds = schedule_pairs(tuning.pairs, names, seed=tuning.seed)
         for number, order in enumerate(rounds, start=1):
             found: dict[tuple[str, str], Measurement] = {}
-            for knobs in (starts[name] for name in order):
+            for name in order:
+                knobs = starts[name]
                 why = f"promotion round {number} of {tuning.pairs}"
                 self._say(f"{why}: {knobs.label()}", phase="promotion")
-                wanted = tuple(w for w, arm in cold.items() if knobs in {arm, default})
-                live = {w: arms[w] for w in wanted if arms[w].live and cold[w] == knobs}
+                wanted = tuple(w for w, arm in cold.items() if name in {arm.digest(), DEFAULT_ARM})
+                # every arm as it is: a sweep would measure something else
+                own = {w: default if name == DEFAULT_ARM else arms[w] for w in wanted}
+                live = own if knobs.live else {}
                 trial = self._trial(knobs, why, wanted, phase="promotion", pair=number, live=live)
                 found |= {(m.workload, m.knobs): m for m in await self._runner.run(trial)}
             for workload, knobs in arms.items():
@@ -234,7 +237,7 @@ class TuningSession:
     async def _histories(self) -> dict[str, list[Observation]]:
         return {
             workload: [
-                Observation.of(m, trial=number)
+                self._observation(m, number)
                 for number, m in enumerate(
                     await self._archive.measurements(self._study.platform, workload), start=1
                 )
@@ -242,6 +245,10 @@ class TuningSession:
             ]
             for workload in self._plans
         }
+
+    def _observation(self, measurement: Measurement, number: int) -> Observation:
+        row = Observation.of(measurement, trial=number)
+        return replace(row, knobs=self._study.space.start(row.knobs))
 
     def _say(
         self,

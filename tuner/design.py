@@ -20,6 +20,7 @@ class Start:
 
 def design(space: Space, default: Knobs, warm: Sequence[Start], *, size: int) -> list[Start]:
     """At most `size` starts: the default first, never a point outside the space, none twice."""
+    default = space.start(default)
     chosen = [Start(knobs=default, why="your own configuration, to compare with")]
     gaps = {point: space.distance(point, default) for point in space.points() if point != default}
 

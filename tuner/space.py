@@ -58,6 +58,7 @@ class Space:
     # drafters whose draft length is learned inside the engine, and their longest one
     live: Mapping[str, int] = field(default_factory=dict)
     _table: Mapping[Knobs, dict[str, int | str]] = field(init=False, repr=False, compare=False)
+    _starts: Mapping[Knobs, Knobs] = field(init=False, repr=False, compare=False)
 
     def points(self) -> tuple[Knobs, ...]:
         """Every configuration, once, in a fixed order."""
@@ -66,6 +67,10 @@ class Space:
     def contains(self, knobs: Knobs) -> bool:
         """Whether these knobs are one of the points."""
         return knobs in self._table
+
+    def start(self, knobs: Knobs) -> Knobs:
+        """The point whose engine start has these knobs: a learned schedule belongs to one."""
+        return self._starts.get(knobs.cold(), knobs) if knobs.live else knobs
 
     def encode(self, knobs: Knobs) -> dict[str, int | str]:
         """Coordinates of a point: an index on an ordinal axis, a name on the others.
@@ -91,12 +96,9 @@ class Space:
         for axis in self.axes:
             at = params[axis.name]
             values[axis.name] = axis.values[at if isinstance(at, int) else axis.names().index(at)]
-        if "draft_length" in params and values["draft_length"] == 0:
-            values.update(drafter=None, draft_length="off")
-        elif "draft_length" in params and "drafter" not in params:
-            values["drafter"] = self.drafters[0]
-        if values["draft_length"] == LIVE_LENGTH:  # a drafter without live knobs is no point there
-            values.update(live=True, draft_length=self.live.get(values["drafter"], LIVE_LENGTH))
+        if "draft_length" in params:
+            name = values["drafter"] if "drafter" in params else self.drafters[0]
+            values |= _speculation(self.default, self.live, name, values["draft_length"])
         return Knobs.model_validate(values)
 
     def distance(self, left: Knobs, right: Knobs) -> float:
@@ -130,6 +132,8 @@ class Space:
     def __post_init__(self) -> None:
         table = {knobs: self._coordinates(knobs) for knobs in self.candidates}
         object.__setattr__(self, "_table", table)
+        starts = {knobs.cold(): knobs for knobs in self.candidates if knobs.live}
+        object.__setattr__(self, "_starts", starts)
 
     def _coordinates(self, knobs: Knobs) -> dict[str, int | str]:
         found: dict[str, int | str] = {}
@@ -173,14 +177,18 @@ def build_space(
         for name, drafter in drafters.items()
         if live and drafter.method not in FIXED_LENGTH_METHODS
     }
+    if default.live and (own_drafter := drafters.get(default.drafter or "")):
+        able[own_drafter.name] = default.draft_tokens  # started for its own longest draft
     own = (default.draft_tokens,) if default.speculating and not default.live else ()
-    lengths = {
-        name: (*(own if default.drafter == name else ()), LIVE_LENGTH)
-        if name in able
-        else _lengths(config, drafters[name], default)
-        for name in sorted(drafters)
-    }
-    lengths = {name: found for name, found in lengths.items() if found}
+    lengths: dict[str, tuple[int, ...]] = {}
+    for name in sorted(drafters):
+        found = _lengths(config, drafters[name], default)
+        if live and name in able:
+            found = own if default.drafter == name else ()
+        if name in able:
+            found = (*found, LIVE_LENGTH)
+        if found:
+            lengths[name] = found
     others = tuple(
         _axis(name, config, flags, default, choices or {}, dropped) for name in OTHER_AXES
     )
@@ -190,8 +198,8 @@ def build_space(
             f"The search space has {size} configurations, more than {MAX_POINTS}.",
             hint="Shorten the lists under [tuning.space].",
         )
-    found = _combinations(lengths, others, default, able)
-    points = [knobs for knobs in found if not violations(knobs, drafters)]
+    combinations = _combinations(lengths, others, default, able)
+    points = [knobs for knobs in combinations if not violations(knobs, drafters)]
     speculation = (
         Axis(name="drafter", values=tuple(lengths), ordinal=False),
         Axis(name="draft_length", values=(0, *sorted({k for ks in lengths.values() for k in ks}))),
@@ -261,6 +269,24 @@ def _axis(
     )
 
 
+def _speculation(
+    default: Knobs, live: Mapping[str, int], name: str | None, length: int
+) -> dict[str, Any]:
+    """The knobs of a drafter at a place on the axis of draft lengths."""
+    if length == 0:
+        return {"drafter": None, "draft_length": "off", "live": False, "draft_schedule": None}
+    if length == LIVE_LENGTH:  # a drafter without live knobs is no point there
+        return {
+            "drafter": name,
+            "draft_length": live.get(name or "", LIVE_LENGTH),
+            "live": True,
+            "draft_schedule": None,
+        }
+    own = not default.live and (default.drafter, default.draft_tokens) == (name, length)
+    ranges = default.draft_schedule if own else None
+    return {"drafter": name, "draft_length": length, "live": False, "draft_schedule": ranges}
+
+
 def _combinations(
     lengths: Mapping[str, Sequence[int]],
     others: Sequence[Axis],
@@ -269,11 +295,9 @@ def _combinations(
 ) -> Iterator[Knobs]:
     caps = {"max_active_seqs": default.max_active_seqs}
     caps["max_scheduled_tokens"] = default.max_scheduled_tokens
-    speculation: list[dict[str, Any]] = [{"drafter": None, "draft_length": "off", **caps}]
+    speculation = [{**_speculation(default, live, None, 0), **caps}]
     speculation += [
-        {"drafter": name, "draft_length": live[name], "live": True, **caps}
-        if k == LIVE_LENGTH
-        else {"drafter": name, "draft_length": k, **caps}
+        {**_speculation(default, live, name, k), **caps}
         for name, found in lengths.items()
         for k in found
     ]

@@ -268,13 +268,13 @@ def test_what_the_engine_counts_is_what_is_read(start, control, telemetry):
     }
     assert pytest.approx(3 * STEP_NS / 1e9) == sum(cell.seconds for cell in found.cells.values())
     expected = {"steps": 5, "mixed_steps": 1, "mixed_tokens": 2, "prefill_steps": 1}
-    expected |= {"prefill_tokens": 2, "generation": 2, "active": 6, "errors": 0, "running": 1}
+    expected |= {"prefill_tokens": 2, "generation": 2, "active": 6, "errors": 0}
     assert expected == {name: found.fields[name] for name in expected}
     assert (4, 5 + 4 + 2) == (found.decode.steps, found.decode.tokens)
     assert (5, 13) == (found.total.steps, found.total.tokens)
     assert (SEQS, LONGEST) == (found.fields["max_num_seqs"], found.longest)
     a, b = found.classes[3], found.classes[1]
-    assert (4, 1) == (b.tokens, b.requests)
+    assert (5, 1) == (b.tokens, b.requests)
     assert (1, 0, 0, 0, 0) == a.by_length[LONGEST].accepted
     assert (0, 0, 0, 1, 0) == b.by_length[LONGEST].accepted
     assert (2, 4, (0, 2, 0)) == (

@@ -282,7 +282,7 @@ def test_the_engine_is_told_where_the_files_are(link, socket):
 
 
 def test_admission_is_live_only_where_the_engine_says_so(link, engine):
-    """VLLM has had it since 0.31; an engine that says nothing cannot."""
+    """Versions of vLLM before 0.31 lack it; an engine that says nothing cannot."""
 
     class Older(double.Base):
         def __init__(self, **more):

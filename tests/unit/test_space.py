@@ -2,8 +2,9 @@ import pytest
 from searching import FLAGS, drafter, small_space
 
 from profiles.errors import ConfigError, InvalidKnobsError
-from profiles.knobs import SPECULATIVE_FLAG, Knobs
+from profiles.knobs import SPECULATIVE_FLAG, Drafter, Knobs
 from tuner.config import SpaceConfig
+from tuner.design import design
 from tuner.space import build_space
 
 
@@ -117,3 +118,94 @@ def test_adjacency_is_one_step():
     assert space.adjacent(k(2), k(5))
     assert not space.adjacent(Knobs(), k(5))
     assert not space.adjacent(k(2), k(2, "ngram"))
+
+
+FIXED = Drafter(name="suffix", method="suffix", max_draft_length=15)
+
+
+def live_space(*, default=None, drafters=None, live=True, **lists):
+    found = drafters or {"dflash": drafter()}
+    return build_space(SpaceConfig(**lists), found, FLAGS, default or Knobs(), live=live)
+
+
+def live(length=15, name="dflash", **rest):
+    return k(length, name, live=True, **rest)
+
+
+def test_live_drafter_is_one_point():
+    """Its draft lengths are learned inside the engine, so one start covers them all."""
+    space = live_space(
+        drafters={"dflash": drafter(), "ngram": drafter("ngram", longest=8)}, draft_lengths=(2, 5)
+    )
+
+    assert (Knobs(), live(), live(8, "ngram")) == space.points()
+    assert {"dflash": 15, "ngram": 8} == space.live
+
+
+def test_static_default_is_searched_beside_the_live_point():
+    """The operator's own draft length stays what all is compared with."""
+    space = live_space(default=k(7), draft_lengths=(2, 5))
+
+    assert (Knobs(), k(7), live()) == space.points()
+    assert not space.adjacent(Knobs(), live())
+
+
+def test_drafters_of_fixed_length_keep_their_lengths():
+    """Suffix decoding asserts the length it was started with: every length is a start."""
+    space = live_space(drafters={"dflash": drafter(), "suffix": FIXED}, draft_lengths=(2, 5))
+
+    assert (Knobs(), live(), k(2, "suffix"), k(5, "suffix")) == space.points()
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        Knobs(),
+        Knobs(max_active_seqs=8),
+        k(7),
+        k(7, draft_schedule=((1, 4, 7), (5, 64, 2))),
+        live(9),
+        live(9, max_active_seqs=8),
+    ],
+)
+@pytest.mark.parametrize("on", [True, False])
+def test_live_points_survive_the_search(default, on):
+    """Coordinates give back every point, the default among them, with two kinds of drafters."""
+    space = live_space(
+        default=default,
+        drafters={"dflash": drafter(), "suffix": FIXED},
+        live=on,
+        draft_lengths=(2, 5),
+        max_num_seqs=(64, 128),
+    )
+
+    assert space.contains(default)
+    assert len(set(space.points())) == len(space.points())
+    assert list(space.points()) == [space.decode(space.encode(p)) for p in space.points()]
+
+
+def test_live_length_of_a_drafter_without_it_is_no_point():
+    """The model may ask for a live suffix drafter: there is no such point, and no crash."""
+    space = live_space(drafters={"dflash": drafter(), "suffix": FIXED}, draft_lengths=(2, 5))
+    params = {**space.encode(live()), "drafter": "suffix"}
+
+    assert not space.contains(space.decode(params))
+
+
+def test_learned_schedule_belongs_to_the_start_of_its_engine():
+    """What was found inside an engine is credited to the point it was started as, caps and all."""
+    space = live_space(default=Knobs(max_active_seqs=8), draft_lengths=(2, 5))
+    learned = live(draft_schedule=((1, 4, 6), (5, 64, 2)), max_active_seqs=4)
+
+    assert live(max_active_seqs=8) == space.start(learned)
+    assert k(3, max_active_seqs=4) == space.start(k(3, max_active_seqs=4))
+    assert live(9) == space.start(live(9))
+
+
+def test_search_starts_with_a_live_default_as_its_point():
+    """A default with a schedule of its own is started like any other engine with live knobs."""
+    default = live(9, draft_schedule=((1, 64, 3),))
+    first, *others = design(live_space(default=default), default, [], size=4)
+
+    assert live(9) == first.knobs
+    assert Knobs() in {start.knobs for start in others}
