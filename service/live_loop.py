@@ -169,11 +169,14 @@ class LiveLoop:
         """One round of visits, then the best that is known so far."""
         if engine.link is None:
             return
-        visits = Visits(engine.link)
+        visits, base = Visits(engine.link), LiveKnobs.of(engine.knobs)
         self._last = None  # a window must not hold visits
         try:
             for arm in mixture.learner.order():
-                await self._take(mixture, await visits.move(arm, self._config.slice_s))
+                visit = await visits.move(
+                    arm, self._config.slice_s, active=base.active, budget=base.budget
+                )
+                await self._take(mixture, visit)
                 if self._may_learn() is not None:
                     return  # whoever has the engine now sets its knobs
                 if not mixture.allowance.may_probe:

@@ -29,7 +29,8 @@ def live_status(slot: Slot, loop: LiveLoop | None) -> dict[str, Any]:
         if reading is None
         else {name: reading.fields[name] for name in ("generation", "rejected", "errors", "steps")},
         "mixture": None if loop is None or loop.mixture is None else loop.mixture.name,
-        "mixtures": [] if loop is None else [_mixture(one) for one in loop.mixtures.values()],
+        # this is read on another thread than the one that adds mixtures
+        "mixtures": [] if loop is None else [_mixture(one) for one in list(loop.mixtures.values())],
     }
 
 

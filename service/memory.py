@@ -14,6 +14,8 @@ from service.live_loop import Mixture
 from service.state import Parts, State
 from tuner.cells import Cells, total
 
+LEARNED = "; then learned live: "
+
 
 async def remembered(parts: Parts, state: State) -> tuple[Profile, str]:
     """The profile that was in force last time, if it still fits; else the operator's own."""
@@ -70,7 +72,8 @@ class LiveMemory:
         old = (await archive.promoted(platform)).get(workload)
         if old is None or old.knobs == knobs or old.knobs.cold() != knobs.cold():
             return
-        sentence = f"{old.evidence.sentence}; then learned live: {shown}"
+        proof = old.evidence.sentence.split(LEARNED)[0]  # said once, however often it is learned
+        sentence = f"{proof}{LEARNED}{shown}"
         evidence = old.evidence.model_copy(update={"sentence": sentence})
         fresh = old.model_copy(
             update={"knobs": knobs, "evidence": evidence, "created_at": time.time()}

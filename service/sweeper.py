@@ -65,10 +65,10 @@ async def _lengths(plan: Sweep, link: LiveLink, config: LiveConfig) -> Schedule:
         rules=Rules(max_rounds=config.rounds),
         prediction_error=prediction_error(knobs),
     )
-    visits = Visits(link)
+    visits, base = Visits(link), LiveKnobs.of(knobs)
     while not learner.settled and time.monotonic() - began < plan.seconds:
         for arm in learner.order():
-            visit = await visits.move(arm, config.slice_s)
+            visit = await visits.move(arm, config.slice_s, active=base.active, budget=base.budget)
             if visit is not None:
                 learner = await asyncio.to_thread(learner.add, visit)
         visit = await visits.end(LiveKnobs.of(knobs))  # the round is complete with it

@@ -229,5 +229,24 @@ async def stream(session: aiohttp.ClientSession, prompt: str, tokens: int) -> st
     return text
 
 
+async def keep_streaming(session, prompts, tokens, stopping, outputs, failures) -> None:
+    """One client: streams one prompt after the other until told, and keeps every text."""
+    number = 0
+    while not stopping.is_set():
+        prompt = prompts[number % len(prompts)]
+        number += 1
+        try:
+            outputs.append((prompt, await stream(session, prompt, tokens)))
+        except Exception as error:  # noqa: BLE001  every kind of failure counts
+            failures.append(repr(error))
+
+
+async def reference(session, prompts, tokens) -> dict[str, set[str]]:
+    """Greedy texts alone and together: what batching itself varies."""
+    alone = {p: await stream(session, p, tokens) for p in prompts}
+    together = await asyncio.gather(*(stream(session, p, tokens) for p in prompts))
+    return {p: {alone[p], text} for p, text in zip(prompts, together, strict=True)}
+
+
 def client(url: str) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=400))

@@ -97,20 +97,20 @@ def _phase_text(seen: list[dict[str, Any]], truth: dict[str, dict[int, float]]) 
         "| phase | best k | k learned | share of the phase's best | best k's tok/s |",
         "|---|---|---|---|---|",
     ]
-    shares, statics = [], dict.fromkeys(ARMS, 0.0)
+    shares, fixed = [], dict.fromkeys(ARMS, 0.0)
     for each in seen:
         rates = truth[each["phase"]]
         best = max(rates, key=lambda k: rates[k])
         share = rates[nearest(each["k"])] / rates[best]
         shares.append(share)
         for k in ARMS:
-            statics[k] += math.log(rates[k] / rates[best])
+            fixed[k] += math.log(rates[k] / rates[best])
         lines.append(
             f"| {each['phase']} | {best} | {each['k']} | {100 * share:.0f} % | {rates[best]:.0f} |"
         )
-    single = max(statics, key=lambda k: statics[k])
+    single = max(fixed, key=lambda k: fixed[k])
     ours = math.exp(sum(map(math.log, shares)) / len(shares))
-    static = math.exp(statics[single] / len(seen))
+    static = math.exp(fixed[single] / len(seen))
     lines.append(
         f"\nlearned: {100 * ours:.1f} % of the per-phase best (geometric mean of {len(seen)} "
         f"phases of {PHASE_S:g} s); best single draft length ({single}): {100 * static:.1f} %; "

@@ -9,10 +9,12 @@ import socket
 import sys
 import time
 import zlib
+from types import SimpleNamespace
 
 import aiohttp
 import psutil
 import pytest
+from aiohttp import web
 from fake_engine import answer
 from gateway_harness import FakeEngine, Gateway, stop, terminate, until
 from yarl import URL
@@ -387,12 +389,50 @@ async def test_the_engine_gets_the_bytes_that_the_client_sent(gateway, engine):
     assert odd == base64.b64decode(seen["body"])
     assert "/v1/completions?a=%2F" == seen["path"]
     names = {name.lower(): value for name, value in seen["headers"]}
-    assert ("Bearer k", "mine", "a, b") == (
+    # the class (sampled.short-out) is at the end of the id, for our scheduler in the engine
+    assert ("Bearer k", "mine~t4", "a, b") == (
         names["authorization"],
         names["x-request-id"],
         names["x-odd"],
     )
     assert not {"x-hop", "x-forwarded-for", "keep-alive", "expect"} & set(names)
+
+
+async def test_the_id_of_a_request_is_stamped_for_the_engine_only(gateway, tmp_path):
+    """An engine that echoes request ids shows the client its own one, not the stamped one."""
+    seen = []
+
+    async def echo(request):
+        seen.append(request.headers["X-Request-Id"])
+        return web.json_response({"id": "x"}, headers={"X-Request-Id": seen[-1]})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "echo.sock")).start()
+    try:
+        where = SimpleNamespace(
+            route=lambda **more: {
+                "socket": str(tmp_path / "echo.sock"),
+                "token": "echo",
+                "profile": "p",
+                **more,
+            }
+        )
+        await gateway.route(where)
+        body = {"prompt": "x", "max_tokens": 128, "temperature": 0}
+        ids = {"X-Request-Id": "mine~t7"}
+        async with gateway.session.post("/v1/completions", json=body, headers=ids) as reply:
+            own = reply.headers.getall("X-Request-Id")
+        async with gateway.session.get("/v1/models", headers=ids) as reply:
+            plain = reply.headers.getall("X-Request-Id")
+        await gateway.route(None, gate="hold")
+    finally:
+        await runner.cleanup()
+
+    assert [["mine~t7"], ["mine~t7"]] == [own, plain]
+    assert ["mine~t7~t1", "mine~t7"] == seen
 
 
 async def test_a_stream_arrives_byte_for_byte(gateway, speculating):

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from vllm_stage import client, complete, stream
+from vllm_stage import client, complete, keep_streaming, reference
 
 from service.demo.prompts import code_prompts
 
@@ -14,42 +14,20 @@ CLIENTS, TOKENS = 8, 64
 PROMPTS = code_prompts(16, seed=3)
 
 
-async def load(session, stopping, outputs, failures):
-    """One client: streams one prompt after the other and keeps every text."""
-    number = 0
-    while not stopping.is_set():
-        prompt = PROMPTS[number % len(PROMPTS)]
-        number += 1
-        try:
-            outputs.append((prompt, await stream(session, prompt, TOKENS)))
-        except Exception as error:  # noqa: BLE001  every kind of failure counts
-            failures.append(repr(error))
-
-
-async def reference(session):
-    """Greedy texts without speculation, alone and eight at a time: what batching itself varies."""
-    alone = {p: await stream(session, p, TOKENS) for p in PROMPTS}
-    together = dict(
-        zip(
-            PROMPTS,
-            await asyncio.gather(*(stream(session, p, TOKENS) for p in PROMPTS)),
-            strict=True,
-        )
-    )
-    return {prompt: {alone[prompt], together[prompt]} for prompt in PROMPTS}
-
-
 async def test_streams_survive_hot_restarts(stage, record_property):
     """Eight clients stream across three hot restarts: nothing failed, cut, doubled or changed."""
     await stage.serving()
     await stage.use("default")
     await stage.serving("off")
     async with client(stage.url) as session:
-        texts = await reference(session)
+        texts = await reference(session, PROMPTS, TOKENS)
         before = (await stage.serving())["gateway"]["counters"]
         stopping, outputs, failures = asyncio.Event(), [], []
         tasks = [
-            asyncio.create_task(load(session, stopping, outputs, failures)) for _ in range(CLIENTS)
+            asyncio.create_task(
+                keep_streaming(session, PROMPTS, TOKENS, stopping, outputs, failures)
+            )
+            for _ in range(CLIENTS)
         ]
         await asyncio.sleep(3)
         restarts = stage.status()["restarts"]

@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from vllm_stage import client, complete, stream
+from vllm_stage import client, complete, keep_streaming, reference
 
 from service.demo.prompts import code_prompts
 from service.live_files import ControlFile, LiveKnobs, read_telemetry
@@ -25,24 +25,6 @@ def live_files(stage):
     """The control and telemetry files of the engine that runs."""
     (control,) = stage.paths.run.glob("engine-*.control")
     return control, control.with_suffix(".telemetry")
-
-
-async def load(session, stopping, outputs, failures):
-    number = 0
-    while not stopping.is_set():
-        prompt = PROMPTS[number % len(PROMPTS)]
-        number += 1
-        try:
-            outputs.append((prompt, await stream(session, prompt, TOKENS)))
-        except Exception as error:  # noqa: BLE001  every kind of failure counts
-            failures.append(repr(error))
-
-
-async def reference(session):
-    """Greedy texts alone and together: what batching itself varies."""
-    alone = {p: await stream(session, p, TOKENS) for p in PROMPTS}
-    together = await asyncio.gather(*(stream(session, p, TOKENS) for p in PROMPTS))
-    return {p: {alone[p], text} for p, text in zip(PROMPTS, together, strict=True)}
 
 
 async def flip(control, telemetry, rng):
@@ -87,7 +69,12 @@ async def test_a_switch_of_live_knobs_holds_nobody(live_stage):
     before = await live_stage.serving("dflash k=2")
     async with client(live_stage.url) as session:
         stopping, outputs, failures = asyncio.Event(), [], []
-        tasks = [asyncio.create_task(load(session, stopping, outputs, failures)) for _ in range(8)]
+        tasks = [
+            asyncio.create_task(
+                keep_streaming(session, PROMPTS, TOKENS, stopping, outputs, failures)
+            )
+            for _ in range(8)
+        ]
         await asyncio.sleep(2)
         began = time.monotonic()
         await live_stage.use(second)
@@ -122,13 +109,16 @@ async def test_nothing_breaks_while_knobs_are_flipped(live_stage, record_propert
     await live_stage.use(live_stage.profile(**knobs(draft_schedule=[[1, 1000, 0]])))
     await live_stage.serving("dflash k=0")
     async with client(live_stage.url) as session:
-        texts = await reference(session)
+        texts = await reference(session, PROMPTS, TOKENS)
         await live_stage.use(live_stage.profile(**knobs(draft_schedule=[[1, 1000, 3]])))
         before = await live_stage.serving("dflash k=3")
         control, telemetry = live_files(live_stage)
         stopping, outputs, failures = asyncio.Event(), [], []
         tasks = [
-            asyncio.create_task(load(session, stopping, outputs, failures)) for _ in range(CLIENTS)
+            asyncio.create_task(
+                keep_streaming(session, PROMPTS, TOKENS, stopping, outputs, failures)
+            )
+            for _ in range(CLIENTS)
         ]
         flips = await flip(control, telemetry, random.Random(5))
         await asyncio.sleep(2.5)  # a file of the same name is looked for once a second
@@ -177,7 +167,12 @@ async def test_the_live_loop_learns_a_schedule(live_stage):
     before = await live_stage.serving("dflash live")
     async with client(live_stage.url) as session:
         stopping, outputs, failures = asyncio.Event(), [], []
-        tasks = [asyncio.create_task(load(session, stopping, outputs, failures)) for _ in range(8)]
+        tasks = [
+            asyncio.create_task(
+                keep_streaming(session, PROMPTS, TOKENS, stopping, outputs, failures)
+            )
+            for _ in range(8)
+        ]
         after = await live_stage.until(
             lambda s: any(one["settled_at"] for one in s["live"]["mixtures"]), timeout_s=240
         )

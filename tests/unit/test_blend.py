@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tuner.blend import STEP_NOISE, Belief, beliefs, best, risk
+from tuner.blend import SLICE_NOISE, STEP_NOISE, Belief, beliefs, best, risk
 from tuner.buckets import bucket
 from tuner.cells import Cell
 from tuner.drafts import Drafts
@@ -163,3 +163,14 @@ def test_ties_go_to_the_shortest():
 
     assert 4 == best(close, tie=0.01)
     assert 6 == best(close, tie=0.001)
+
+
+def test_steps_of_one_slice_share_its_noise():
+    """A thousand steps in one slice are surer of nothing than one slice is; ten slices are."""
+    cells = {(8, 0): cell(1000)}
+
+    def deviation(visits):
+        found = beliefs(cells, {}, bucket(8), prediction_error=ERROR, visits={0: visits})
+        return found[0].deviation
+
+    assert deviation(1) > SLICE_NOISE > deviation(4) > deviation(10)

@@ -82,6 +82,9 @@ class Slot:
     def runs(self, knobs):
         return False
 
+    def keep(self, *, profile):
+        self.calls.append("keep")
+
     async def release(self, reason=""):
         self.calls.append("open")
 
@@ -436,3 +439,55 @@ async def test_nothing_is_learned_over_a_choice(daemon):
     await daemon.steward.consider()
 
     assert daemon.steward.may_learn() is None or "while" in daemon.steward.may_learn()
+
+
+async def test_the_engine_of_a_session_is_kept_when_it_reaches_the_target(daemon):
+    """The last trial left an engine that can be the wanted one at its next step."""
+    await put(daemon, scheduled(8))
+    slot = daemon.parts.slot
+    await use(daemon, scheduled(3))
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    await becomes(daemon, Mode.TUNING)
+    daemon.state.manual = scheduled(8)
+    count = len(slot.calls)
+    daemon.parts.lab.end.set()
+    await becomes(daemon, Mode.PROBATION, lambda: slot.calls[-1] == "open")
+
+    assert [("apply", "ngram k=8"), "keep", "open"] == slot.calls[count:]
+    assert scheduled(8) == daemon.state.in_force
+
+
+async def test_an_engine_that_goes_while_it_is_kept_is_replaced(daemon):
+    """Once this ended the daemon: nobody expected that what is reached cannot be applied."""
+    await put(daemon, scheduled(8))
+    slot = daemon.parts.slot
+    await use(daemon, scheduled(3))
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    await becomes(daemon, Mode.TUNING)
+    daemon.state.manual = scheduled(8)
+    slot.apply_error = UnavailableError("gone")
+    count = len(slot.calls)
+    daemon.parts.lab.end.set()
+    await becomes(daemon, Mode.PROBATION, lambda: slot.calls[-1] == "open")
+
+    assert ["ngram k=8", "open"] == slot.calls[count:]
+
+
+async def test_a_live_change_is_said_and_earns_nothing(daemon):
+    """It is in the history, and not a switch that dwell and hourly limit count."""
+    await use(daemon, scheduled(3))
+    await put(daemon, scheduled(8))
+    switches = daemon.state.ledger.switched_at
+    await daemon.steward.use(scheduled(8).id)
+    await becomes(daemon, Mode.SERVING, lambda: daemon.state.in_force == scheduled(8))
+
+    archive = daemon.parts.archive
+    async with asyncio.timeout(5):
+        while not (  # noqa: ASYNC110 - no event for it
+            said := [e for e in await archive.call(archive.store.events) if e.kind == "live"]
+        ):
+            await asyncio.sleep(0.002)
+    assert ["ngram k=8 is in force, live: the operator chose it (`tuner use`)"] == [
+        e.sentence for e in said
+    ]
+    assert switches == daemon.state.ledger.switched_at

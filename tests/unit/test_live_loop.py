@@ -194,3 +194,13 @@ async def test_an_engine_without_live_knobs_is_left_alone(stage):
 
     assert [] == stage.link.puts
     assert "no live draft length" in stage.loop.sentence
+
+
+async def test_caps_of_the_profile_stay_in_force_while_lengths_are_visited(stage):
+    """A visit changes the draft length only: it used to lift max_active_seqs for its slice."""
+    capped = LIVE.model_copy(update={"max_active_seqs": 4, "max_scheduled_tokens": 512})
+    stage.slot.engine = engine(stage.link, capped)
+    await stage.ticks(4)
+
+    assert {(4, 512)} == {(wish.active, wish.budget) for wish in stage.link.puts}
+    assert len({length_at(wish.lengths, 8) for wish in stage.link.puts}) > 3

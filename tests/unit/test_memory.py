@@ -1,14 +1,16 @@
 """What the live loop writes down, with a real store."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from profiles.errors import InvalidKnobsError
 from profiles.knobs import Knobs
 from profiles.platform import fingerprint
-from profiles.profile import Evidence, Origin, Profile
+from profiles.profile import Evidence, Origin, Profile, default_profile
 from service.archive import Archive
-from service.memory import LiveMemory
+from service.memory import LiveMemory, remembered
 from tuner.cells import Cell
 
 HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
@@ -91,3 +93,75 @@ async def test_a_mixture_of_classes_has_no_row(archive, memory):
 
     assert [] == await archive.measurements(HERE.digest, CLASS)
     assert 1 == len(memory.said)
+
+
+async def test_what_is_learned_again_is_said_once(archive, memory):
+    """A loop that runs for weeks used to add a clause to the evidence with every drift."""
+    await promoted(archive, scheduled(8))
+    for k in (3, 5, 2):
+        await memory.learned(mixture(), scheduled(k), CELLS)
+    found = (await archive.promoted(HERE.digest))[CLASS]
+
+    assert "+40 %; then learned live: 2" == found.evidence.sentence
+
+
+async def test_steps_at_other_lengths_are_no_evidence_for_the_schedule(archive, memory):
+    """A schedule that no step has run with yet has no row."""
+    await memory.learned(mixture(), scheduled(4), CELLS)
+
+    assert [] == await archive.measurements(HERE.digest, CLASS)
+
+
+DEFAULT = default_profile(HERE.digest, Knobs())
+FITTED = Profile(knobs=scheduled(3), platform=HERE.digest, workload=CLASS, origin=Origin.SEARCH)
+THERE = fingerprint(vllm="0.31.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
+ELSEWHERE = FITTED.model_copy(update={"platform": THERE.digest})
+DOES_NOT_FIT = "the profile of last time does not fit this"
+
+
+@pytest.fixture
+def recall(archive):
+    """What is remembered of a daemon that had a profile in force."""
+
+    async def ask(last, *, banned=False, refusal=None):
+        await archive.call(archive.store.ensure_platform, THERE, at=1.0)
+        if last is not None:
+            await archive.call(archive.store.put_profile, last)
+            await archive.call(archive.store.set_in_force, last.id, why="it was the best", at=1.0)
+        if banned:
+            await archive.call(
+                archive.store.quarantine, last.knobs, platform=HERE.digest, reason="it crashed",
+                at=1.0, until=time.time() + 60,
+            )  # fmt: skip
+
+        def plan(knobs, *, profile, purpose):
+            if refusal is not None:
+                raise refusal
+
+        parts = SimpleNamespace(archive=archive, platform=HERE, slot=SimpleNamespace(plan=plan))
+        return await remembered(parts, SimpleNamespace(default=DEFAULT))
+
+    return ask
+
+
+async def test_the_profile_of_last_time_is_remembered_with_its_reason(recall):
+    """A restart of tunerd changes nothing: live knobs and schedule come back."""
+    assert (FITTED, "it was the best") == await recall(FITTED)
+
+
+async def test_a_first_start_has_the_operators_own_configuration(recall):
+    """Nothing was ever in force."""
+    assert (DEFAULT, "your own configuration") == await recall(None)
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "what"),
+    [
+        (FITTED, {"refusal": InvalidKnobsError("There is no such drafter.")}, "configuration"),
+        (FITTED, {"banned": True}, "platform"),
+        (ELSEWHERE, {}, "platform"),
+    ],
+)
+async def test_a_profile_that_does_not_fit_is_not_remembered(recall, last, more, what):
+    """A drafter that is gone, a quarantine, another GPU: the default, and why."""
+    assert (DEFAULT, f"{DOES_NOT_FIT} {what}") == await recall(last, **more)

@@ -132,3 +132,25 @@ def test_the_diagram_has_every_transition():
 
     assert rows == arrows
     assert mermaid().startswith("stateDiagram-v2\n    [*] --> boot\n")
+
+
+@pytest.mark.parametrize("mode", [Mode.SERVING, Mode.PROBATION])
+def test_live_knobs_change_no_mode(mode):
+    """Nobody is held and no engine is replaced: one effect, and what was going on goes on."""
+    assert (mode, (Effect.APPLY_LIVE,)) == step(mode, Event.LIVE_WANTED)
+
+
+@pytest.mark.parametrize(
+    "mode", [m for m in Mode if m not in {Mode.SERVING, Mode.PROBATION, Mode.STOPPING}]
+)
+def test_live_knobs_wait_while_the_engine_belongs_to_somebody_else(mode):
+    """A session or a replacement has it; the next decision asks again."""
+    with pytest.raises(ConflictError, match=f"live_wanted while {mode}"):
+        step(mode, Event.LIVE_WANTED)
+
+
+def test_live_knobs_are_applied_for_no_other_reason():
+    """Only a decision that asked for it reaches the running engine."""
+    events = {event for (_, event), (_, effects) in TABLE.items() if Effect.APPLY_LIVE in effects}
+
+    assert {Event.LIVE_WANTED} == events

@@ -38,6 +38,14 @@ def profile(length, workload=CODE, *, low=0.5):
     )
 
 
+def scheduled(k, workload=CODE, **more):
+    """A profile that one live engine can have, whatever its draft length is."""
+    fields = {"draft_schedule": ((1, 64, k),), **more}
+    return profile(15, workload).model_copy(
+        update={"knobs": Knobs(drafter="ngram", draft_length=15, live=True, **fields)}
+    )
+
+
 DEFAULT = default_profile("here", Knobs())
 FAST, OTHER = profile(3), profile(8, CHAT)
 
@@ -339,3 +347,84 @@ def test_a_switch_is_remembered_for_an_hour():
     ledger = switched(Ledger(forgone_s={"x": 1.0}, switched_at=(NOW - 3601, NOW - 10)), NOW)
 
     assert Ledger(switched_at=(NOW - 10, NOW)) == ledger
+
+
+# --- switches that need no restart ----------------------------------------------------------------
+
+
+def live_facts(**fields):
+    """The engine has live knobs, and the class wants another schedule of it."""
+    return facts(in_force=scheduled(3), promoted={CODE: scheduled(8)}, live=True, **fields)
+
+
+def test_a_live_switch_happens_at_once():
+    """It is free: no gain has to be earned, and neither dwell nor hourly limit holds it back."""
+    full = Ledger(switched_at=(NOW - 3, NOW - 2, NOW - 1))
+    decision, ledger = decide(live_facts(), full, CONFIG)
+
+    assert (scheduled(8), True, True) == (decision.profile, decision.switch, decision.live)
+    assert f"{CODE} is 80 % of tokens in the last 5 min" == decision.why
+    assert full == ledger
+
+
+def test_a_live_switch_keeps_what_was_forgone_for_a_restart():
+    """Changing live knobs must not make a profile that needs a restart wait anew."""
+    rich = Ledger(forgone_s={"x": 30.0}, switched_at=(NOW - 3601, NOW - 10))
+    _, ledger = decide(live_facts(), rich, CONFIG)
+
+    assert Ledger(forgone_s={"x": 30.0}, switched_at=(NOW - 10,)) == ledger
+
+
+@pytest.mark.parametrize(
+    "in_force",
+    [DEFAULT, profile(15), scheduled(3, max_num_seqs=4), OTHER],
+)
+def test_what_is_started_differently_needs_a_restart(in_force):
+    """Live knobs do not change a drafter, a size, or whether there is a table."""
+    given = facts(in_force=in_force, promoted={CODE: scheduled(8)}, live=True)
+    decision, _ = decide(given, Ledger(), CONFIG)
+
+    assert (False, False) == (decision.switch, decision.live)
+    assert "a restart has to earn" in decision.why
+
+
+def test_an_engine_without_live_knobs_is_restarted():
+    """The same two profiles, and a scheduler that is not ours."""
+    given = replace(live_facts(), live=False)
+    decision, _ = decide(given, Ledger(), CONFIG)
+
+    assert (False, False) == (decision.switch, decision.live)
+
+
+def test_equal_knobs_are_no_live_switch():
+    """What is in force is not put in force again every ten seconds."""
+    decision, _ = decide(facts(in_force=FAST, live=True), Ledger(), CONFIG)
+
+    assert (FAST, False, False) == (decision.profile, decision.switch, decision.live)
+
+
+@pytest.mark.parametrize(
+    ("wish", "fixed"),
+    [
+        ({}, False),
+        ({"manual": scheduled(8)}, True),
+        ({"pins": {"a": scheduled(8)}}, True),
+        ({"pins": {"b": scheduled(8)}}, False),  # its application sends nothing
+    ],
+)
+@pytest.mark.parametrize("in_force", [scheduled(3), scheduled(8)])
+def test_what_somebody_chose_is_fixed(wish, fixed, in_force):
+    """Nothing is learned over a pin or a choice by hand, once it is in force or on the way."""
+    window = traffic((CODE, 1.0), applications={"a": 1.0})
+    given = facts(in_force=in_force, promoted={CODE: scheduled(8)}, window=window, live=True)
+    decision, _ = decide(replace(given, **wish), Ledger(), CONFIG)
+
+    assert fixed is decision.fixed
+    assert decision.switch is decision.live is (in_force == scheduled(3))
+
+
+def test_a_plain_request_is_above_live_knobs():
+    """Speculation has to go: a schedule of zeros is not enough, vLLM refuses all the same."""
+    decision, _ = decide(live_facts(plain_waiting=1), Ledger(), CONFIG)
+
+    assert (DEFAULT, True, False) == (decision.profile, decision.switch, decision.live)

@@ -12,7 +12,7 @@ from service import slot as module
 from service.engine import EngineStartError
 from service.engine_record import EngineRecord
 from service.slot import Slot
-from tuner.config import Config, EngineConfig, GatewayConfig
+from tuner.config import Config, EngineConfig, GatewayConfig, LiveConfig
 from tuner.paths import Paths
 
 DRAFTING = Knobs(drafter="ngram", draft_length=3)
@@ -40,6 +40,7 @@ class Gateway:
         token = None if engine is None else engine["token"]
         self.known = (gate, token, engine and engine["refuses_plain"])
         self.said.append((gate, token))
+        self.wish = {"gate": gate, "reason": reason, "eta_s": eta_s, "ttl_s": ttl_s}
         self.told.set()
         return {"pid": self.pid}
 
@@ -383,3 +384,71 @@ def test_live_profiles_of_one_engine_are_one_launch(slot):
     }
 
     assert 1 == len(digests)
+
+
+def test_without_live_knobs_everything_is_in_the_command(tmp_path, gateway):
+    """`live.enabled = false`: vLLM's own scheduler, and a start per knobs."""
+    config = Config(
+        engine=EngineConfig(model="org/m"),
+        drafters=(Drafter(name="ngram", method="ngram"),),
+        live=LiveConfig(enabled=False),
+        state_dir=tmp_path,
+    )
+    slot = Slot(config, Paths.of(config), gateway)
+    plan = slot.plan(scheduled(3, max_active_seqs=4), profile="p", purpose="serve")
+
+    assert ("live.enabled is false", None) == (slot.live_fault, plan.live)
+    assert "--scheduler-cls" not in plan.command
+    assert "4" == plan.command[plan.command.index("--max-num-active-seqs") + 1]
+
+
+async def test_a_hold_keeps_its_end_when_knobs_change_under_it(slot, gateway):
+    """Once such a hold had no end: had tunerd died then, requests would have waited for ever."""
+    await slot.replace(scheduled(3), profile="a", purpose="serve")
+    await slot.hold("a measurement runs", eta_s=5.0)
+    before = gateway.wish
+    await slot.apply(scheduled(8), profile="b")
+
+    assert "hold" == before["gate"]
+    assert before["ttl_s"] > 5.0
+    assert before == gateway.wish
+    assert before is not gateway.wish  # it was told again, with the new profile
+
+
+async def test_a_control_file_that_cannot_be_written_is_a_reason_to_restart(slot, gateway):
+    """The disk is full: the caller hears that the change needs a restart, not an OSError."""
+    engine = await slot.replace(scheduled(3), profile="a", purpose="serve")
+    record, count = engine.record, len(gateway.said)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    engine.link.put = full
+    with pytest.raises(UnavailableError, match="No space left on device"):
+        await slot.apply(scheduled(8), profile="b")
+
+    assert (record, count) == (engine.record, len(gateway.said))
+
+
+async def test_a_failed_self_test_is_not_tried_again(slot, gateway):
+    """Later starts are without our scheduler at once, also when it might work by now."""
+    Engine.fault = "No."
+    await slot.replace(scheduled(3), profile="a", purpose="serve")
+    Engine.fault = None
+    count = len(gateway.said)
+    engine = await slot.replace(scheduled(8), profile="a", purpose="serve")
+
+    launches = [said for said in gateway.said[count:] if str(said).startswith("launch")]
+    assert 1 == len(launches)
+    assert (False, None) == (engine.record.live, engine.link)
+
+
+async def test_the_death_of_an_engine_that_was_started_again_is_told(slot):
+    """It is the second one that serves, and the second one that is watched."""
+    Engine.fault = "No."
+    deaths = []
+    slot.on_death(lambda: deaths.append("died"))
+    engine = await slot.replace(scheduled(3), profile="a", purpose="serve")
+    engine.died()
+
+    assert ["died"] == deaths

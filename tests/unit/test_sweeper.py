@@ -1,5 +1,6 @@
 """A sweep inside a simulated engine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,11 @@ async def test_a_cap_is_kept_only_when_it_is_shown_to_be_better(link, better, ex
     knobs = await sweep(plan(active=(4,)), link, Path("/s"), LiveConfig())
 
     assert expected == knobs.max_active_seqs
+
+
+async def test_caps_of_the_profile_stay_in_force_while_lengths_are_visited(link):
+    """Draft lengths are learned for the batch that the cap admits: visits used to lift it."""
+    capped = LIVE.model_copy(update={"max_active_seqs": 4})
+    await sweep(replace(plan(), knobs=capped), link, Path("/s"), LiveConfig())
+
+    assert {4} == {wish.active for wish in link.puts}
