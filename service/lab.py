@@ -242,7 +242,8 @@ class Lab:
         """Winners of other classes here, then published configurations; starts, not beliefs."""
         warm: list[Start] = []
         for workload, profile in (await self._archive.promoted(platform.digest)).items():
-            warm.append(Start(knobs=profile.knobs, why=f"won {workload} on this machine"))
+            knobs = space.start(profile.knobs)  # its schedule is learned again inside the engine
+            warm.append(Start(knobs=knobs, why=f"won {workload} on this machine"))
         for drafter in self._config.drafters:
             for length in presets.warm_starts(
                 presets.load(),

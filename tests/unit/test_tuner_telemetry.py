@@ -237,6 +237,25 @@ def test_steps_in_flight_are_told_apart(start, control, telemetry):
     assert pytest.approx(4 * STEP_NS / 1e9) == found.total.seconds
 
 
+def test_a_step_that_was_scheduled_for_nobody_overlaps_no_other(start, control, telemetry):
+    """Asynchronous scheduling: the last answer ends while the step behind it is in flight.
+
+    Its time once began when it was scheduled, within the step before.
+    """
+    control.put(live())
+    stage = start(trims=False)
+    warm(stage, max_tokens=3)
+    last, behind = stage.schedule(), stage.schedule()
+    stage.clock.now += STEP_NS
+    stage.update_from_output(last, 0)
+    assert {} == stage.requests
+    stage.clock.now += STEP_NS
+    stage.update_from_output(behind, 0)
+
+    found = look(stage, telemetry)
+    assert pytest.approx(4 * STEP_NS / 1e9) == found.total.seconds
+
+
 def test_an_output_that_was_lost_does_not_shift_the_others(start, control, telemetry):
     """A step whose output never comes is forgotten; the next one is counted as itself."""
     control.put(live())
@@ -359,6 +378,29 @@ def test_counters_are_published_ten_times_a_second(start, control, telemetry):
     step(stage, took=100_000_001)
 
     assert 4 == read_telemetry(telemetry).fields["steps"]
+
+
+def test_a_publication_writes_only_what_has_changed(start, control, telemetry, module, monkeypatch):
+    """The whole file would be a thousand rows, every time."""
+    control.put(live())
+    stage = start()
+    warm(stage, 2)
+    stage.tuner_meter.publish(stage.clock.now)
+    writes, write = [], os.pwrite
+
+    def counted(fd, data, at):
+        writes.append(len(data))
+        return write(fd, data, at)
+
+    monkeypatch.setattr(module.os, "pwrite", counted)
+    stage.tuner_meter.publish(stage.clock.now)
+    unchanged = len(writes)
+    step(stage)
+    stage.tuner_meter.publish(stage.clock.now)
+
+    assert 4 == unchanged  # the head twice, fields, totals
+    assert 2 * 4 + 2 == len(writes)  # one batch size, and one row of a class
+    assert read_telemetry(telemetry).cells == look(stage, telemetry).cells
 
 
 def test_an_idle_engine_has_published_everything(start, control, telemetry):
