@@ -257,6 +257,8 @@ def test_interrupt(daemon, config):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT | {"TUNER_CONFIG": str(config)},
+        # a shell that runs the tests in the background has SIGINT ignored, and children inherit it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
