@@ -19,11 +19,9 @@ from tuner.allowance import Allowance
 from tuner.buckets import busiest
 from tuner.cells import Cells, difference, merge, total
 from tuner.config import LiveConfig
-from tuner.drafts import NGRAM_PREDICTION_ERROR, PREDICTION_ERROR
 from tuner.drift import moved
-from tuner.learner import Learner, Visit
+from tuner.learner import Learner, Visit, question
 from tuner.measure import SPOILING_REASONS
-from tuner.race import Rules
 from tuner.telemetry import Telemetry as Sensors
 
 log = logging.getLogger(__name__)
@@ -154,14 +152,8 @@ class LiveLoop:
         return self.mixtures[self._key]
 
     def _new(self, engine: Engine, name: str) -> Mixture:
-        knobs, config = engine.knobs, self._config
-        arms = {0, knobs.draft_tokens, *(k for k in self._lengths if k <= knobs.draft_tokens)}
-        error = NGRAM_PREDICTION_ERROR if "ngram" in (knobs.drafter or "") else PREDICTION_ERROR
-        learner = Learner(
-            arms=tuple(sorted(arms)),
-            rules=Rules(max_rounds=config.rounds),
-            prediction_error=error,
-        )
+        config = self._config
+        learner = question(engine.knobs, self._lengths, max_rounds=config.rounds)
         allowance = Allowance(share=config.explore, burst_s=config.burst_s)
         return Mixture(name=name, learner=learner, allowance=allowance)
 

@@ -14,8 +14,7 @@ from service.live_link import LiveLink
 from service.visits import CONFIRM_S, Visits
 from tuner.cells import Cell
 from tuner.config import LiveConfig
-from tuner.drafts import NGRAM_PREDICTION_ERROR, PREDICTION_ERROR
-from tuner.learner import Learner
+from tuner.learner import question
 from tuner.race import Rules, standing
 from tuner.replay import Load, ReplayRequest
 
@@ -59,12 +58,7 @@ async def sweep(plan: Sweep, link: LiveLink, socket: Path, config: LiveConfig) -
 
 async def _lengths(plan: Sweep, link: LiveLink, config: LiveConfig) -> Schedule:
     knobs, began = plan.knobs, time.monotonic()
-    arms = {0, knobs.draft_tokens, *(k for k in plan.lengths if k <= knobs.draft_tokens)}
-    learner = Learner(
-        arms=tuple(sorted(arms)),
-        rules=Rules(max_rounds=config.rounds),
-        prediction_error=prediction_error(knobs),
-    )
+    learner = question(knobs, plan.lengths, max_rounds=config.rounds)
     visits, base = Visits(link), LiveKnobs.of(knobs)
     while not learner.settled and time.monotonic() - began < plan.seconds:
         for arm in learner.order():
@@ -79,11 +73,6 @@ async def _lengths(plan: Sweep, link: LiveLink, config: LiveConfig) -> Schedule:
     for each in learner.findings():
         log.info("sweep concurrency=%d %s", plan.concurrency, each.race.sentence)
     return learner.schedule(ceiling=ceiling, fallback=knobs.draft_tokens)
-
-
-def prediction_error(knobs: Knobs) -> float:
-    """How far a prediction of accepted tokens may be off for this drafter."""
-    return NGRAM_PREDICTION_ERROR if "ngram" in (knobs.drafter or "") else PREDICTION_ERROR
 
 
 async def _caps(plan: Sweep, knobs: Knobs, link: LiveLink) -> Knobs:

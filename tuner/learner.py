@@ -8,13 +8,14 @@ choice is below RISK: on a flat top nothing is gained by telling equals apart.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from profiles.knobs import Knobs
 from tuner.blend import Belief, beliefs, best, risk
 from tuner.buckets import assemble, bucket
 from tuner.cells import Cells, merge
-from tuner.drafts import ByLength, pooled
+from tuner.drafts import NGRAM_PREDICTION_ERROR, PREDICTION_ERROR, ByLength, pooled
 from tuner.race import Round, Rules, Standing, standing
 
 RISK = 0.02  # expected loss of a choice that is good enough
@@ -52,7 +53,7 @@ class Learner:
 
     arms: tuple[int, ...]
     rules: Rules = field(default_factory=Rules)
-    prediction_error: float = 0.04
+    prediction_error: float = PREDICTION_ERROR
     seed: int = 0
     rounds: tuple[Mapping[int, Cells], ...] = ()  # complete ones
     current: Mapping[int, Cells] = field(default_factory=dict)  # the round that is going on
@@ -157,6 +158,21 @@ class Learner:
 
     def _draw(self, arm: int) -> bytes:
         return hashlib.sha256(f"{self.seed}:{len(self.rounds)}:{arm}".encode()).digest()
+
+
+def question(knobs: Knobs, lengths: Iterable[int], *, max_rounds: int) -> Learner:
+    """A fresh learner for an engine with these knobs: 0, its longest draft, and what lies between.
+
+    The drafter's name says whether it is ngram, whose drafts predict each other less well.
+    """
+    arms = {0, knobs.draft_tokens, *(k for k in lengths if k <= knobs.draft_tokens)}
+    return Learner(
+        arms=tuple(sorted(arms)),
+        rules=Rules(max_rounds=max_rounds),
+        prediction_error=NGRAM_PREDICTION_ERROR
+        if "ngram" in (knobs.drafter or "")
+        else PREDICTION_ERROR,
+    )
 
 
 def plausible(finding: Finding) -> list[int]:
