@@ -1,6 +1,7 @@
 """tunerd's side of the two files between it and the scheduler in an engine."""
 
 import os
+import threading
 import time
 from array import array
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ class ControlFile:
         self.path = path
         self.generation = generation
         self.wish: LiveKnobs | None = None
+        self._lock = threading.Lock()  # visits and switches write from threads of their own
 
     def put(self, wish: LiveKnobs) -> int:
         """Write these knobs; the generation that the engine will confirm.
@@ -58,6 +60,19 @@ class ControlFile:
         Raises:
             OSError: it cannot be written.
         """
+        with self._lock:
+            return self._write(wish)
+
+    def put_after(self, generation: int, wish: LiveKnobs) -> int | None:
+        """The same if that is still the last generation; None when others have written since.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._lock:
+            return self._write(wish) if self.generation == generation else None
+
+    def _write(self, wish: LiveKnobs) -> int:
         generation = self.generation + 1
         limits = tuple(wish.limits.get(code, -1) for code in range(layout.CLASSES))
         slot = layout.encode_slot(

@@ -67,6 +67,10 @@ class LiveLink:
         """Ask for knobs; they are in force at the engine's next step."""
         return self._control.put(wish)
 
+    def put_after(self, generation: int, wish: LiveKnobs) -> int | None:
+        """Ask for knobs unless somebody has asked for others since that generation: None then."""
+        return self._control.put_after(generation, wish)
+
     def read(self) -> Telemetry | None:
         """The engine's counters."""
         return read_telemetry(self.telemetry_path)

@@ -275,9 +275,9 @@ class LiveLoop:
         return base if mixture.schedule is None else replace(base, lengths=mixture.schedule)
 
     async def _assert(self, engine: Engine, mixture: Mixture) -> None:
-        wish = self._wish(engine, mixture)
-        if engine.link is not None and engine.link.wish != wish:
-            await asyncio.to_thread(engine.link.put, wish)
+        wish, link = self._wish(engine, mixture), engine.link
+        if link is not None and link.wish != wish:
+            await asyncio.to_thread(link.put_after, link.generation, wish)
 
     def _last_ceiling(self, engine: Engine) -> int:
         found = None if engine.link is None else engine.link.read()

@@ -176,14 +176,17 @@ class Slot:
         engine = self.engine
         if engine is None or engine.link is None or not self.reaches(knobs):
             raise UnavailableError(f"{knobs.label()} cannot be reached without a restart.")
+        before = engine.record
+        # first, so that the live loop cannot take the old knobs for those in force
+        engine.record = replace(before, profile=profile, knobs=knobs.canonical())
         try:
             await asyncio.to_thread(engine.link.put, LiveKnobs.of(knobs))
         except OSError as error:
+            engine.record = before
             raise UnavailableError(
                 f"The control file cannot be written: {error.strerror}.",
                 hint="A restart of the engine makes a new one.",
             ) from error
-        engine.record = replace(engine.record, profile=profile, knobs=knobs.canonical())
         await asyncio.to_thread(engine.record.write, self._paths.engine_record)
         if self._wish is not None and self._wish["engine"] is not None:  # records name the profile
             wish = self._wish

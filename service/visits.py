@@ -26,7 +26,8 @@ class Visits:
     def __init__(self, link: LiveLink) -> None:
         self._link = link
         self._arm: int | None = None
-        self._wish: LiveKnobs | None = None  # the last one that was ours
+        self._generation = link.generation  # of the last knobs that were ours, or found
+        self._ours = False
         self._reading: Telemetry | None = None
 
     async def move(
@@ -35,7 +36,7 @@ class Visits:
         """Go to a draft length and stay for a slice; the visit that this ends, if any.
 
         Raises:
-            UnavailableError: the engine takes no steps.
+            UnavailableError: the engine takes no steps, or somebody else has set its knobs.
         """
         visit = await self.end(LiveKnobs.constant(arm, active=active, budget=budget))
         self._arm = arm
@@ -53,13 +54,16 @@ class Visits:
 
     async def leave(self, wish: LiveKnobs) -> None:
         """Put these knobs in force unless somebody else has changed them since the last visit."""
-        if self._arm is not None and self._link.wish == self._wish:
-            await asyncio.to_thread(self._link.put, wish)
-        self._reading, self._arm = None, None
+        if self._ours:
+            await asyncio.to_thread(self._link.put_after, self._generation, wish)
+        self._reading, self._arm, self._ours = None, None, False
+        self._generation = self._link.generation
 
     async def _change(self, wish: LiveKnobs) -> Telemetry:
-        self._wish = wish
-        generation = await asyncio.to_thread(self._link.put, wish)
+        generation = await asyncio.to_thread(self._link.put_after, self._generation, wish)
+        if generation is None:  # a switch: its knobs are not ours to overwrite
+            raise UnavailableError("Somebody else has set the engine's knobs.")
+        self._generation, self._ours = generation, True
         found = await self._link.confirmed(generation, timeout_s=CONFIRM_S)
         if found is None:
             raise UnavailableError("The engine takes no steps, so there is nothing to visit.")

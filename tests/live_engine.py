@@ -36,6 +36,9 @@ class Link:
         self.puts.append(wish)
         return self.generation
 
+    def put_after(self, generation, wish):
+        return self.put(wish) if generation == self.generation else None
+
     def spend(self, seconds):
         """Let the engine run for so long."""
         self._now += seconds

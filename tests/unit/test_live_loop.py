@@ -8,6 +8,7 @@ import pytest
 from live_engine import LIVE, Link, clock, engine
 from live_model import goodput
 
+from profiles.errors import UnavailableError
 from profiles.schedule import length_at
 from service import live_loop as module
 from service.live_files import LiveKnobs
@@ -116,6 +117,26 @@ async def test_a_refusal_within_a_round_leaves_the_engine_to_its_new_owner(stage
     await stage.ticks(4)
 
     assert theirs == stage.link.wish
+
+
+async def test_a_switch_within_a_round_keeps_its_caps(stage):
+    """The rest of the round used to put the caps of the profile before back for seconds."""
+    original = stage.loop._take
+
+    async def take(mixture, visit):
+        await original(mixture, visit)
+        if len(stage.link.puts) == 3:  # as Slot.apply does
+            capped = LIVE.model_copy(update={"max_active_seqs": 4})
+            stage.slot.engine.knobs = capped
+            stage.link.put(LiveKnobs.of(capped))
+
+    stage.loop._take = take
+    with pytest.raises(UnavailableError):
+        await stage.ticks(4)
+    await stage.ticks(4)
+
+    assert {4} == {wish.active for wish in stage.link.puts[3:]}
+    assert len(stage.link.puts) > 5
 
 
 async def test_another_engine_is_learned_anew(stage):

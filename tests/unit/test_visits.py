@@ -82,6 +82,30 @@ async def test_leaving_keeps_what_somebody_else_has_set(link):
     assert 1 == link.length
 
 
+async def test_a_visit_does_not_overwrite_a_switch(link):
+    """A switch within a round stays in force: the next visit used to bring the old caps back."""
+    visits = Visits(link)
+    await visits.move(3, 0.25)
+    theirs = LiveKnobs.constant(5, active=4)
+    link.put(theirs)
+
+    with pytest.raises(UnavailableError, match="Somebody else"):
+        await visits.move(8, 0.25)
+    await visits.leave(LiveKnobs.constant(1))
+    assert theirs == link.wish
+
+
+async def test_a_probe_that_was_never_confirmed_is_taken_back(link):
+    """An engine that fell idle at the first visit must not wake up with the probe's length."""
+    visits = Visits(link)
+    link.idle = True
+    with pytest.raises(UnavailableError):
+        await visits.move(8, 0.25)
+    await visits.leave(LiveKnobs.constant(1))
+
+    assert 1 == link.length
+
+
 def test_shares_need_enough_steps(link):
     """A handful of request-steps says nothing about who shares the batch."""
     before = link.read()
