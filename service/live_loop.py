@@ -14,23 +14,25 @@ from profiles.schedule import Schedule
 from service.engine import Engine
 from service.live_files import LiveKnobs, Telemetry
 from service.slot import Slot
-from service.visits import Visits, goodput, shares
+from service.visits import Visits, all_drafts, goodput, shares
 from tuner.allowance import Allowance
 from tuner.buckets import busiest
-from tuner.cells import Cells, difference, merge, total
+from tuner.cells import Cells, difference, total
 from tuner.config import LiveConfig
 from tuner.drift import moved
 from tuner.learner import Learner, Visit, question
 from tuner.measure import SPOILING_REASONS
+from tuner.stretch import NO_TRAFFIC, Stretch, joined
 from tuner.telemetry import Telemetry as Sensors
 
 log = logging.getLogger(__name__)
 
 SHARE = 0.2  # of the request-steps: what a class needs to come into a mixture; half to stay
 JOIN = " + "
-WINDOW_STEPS = 300  # request-steps of a window: fewer are too noisy to show a drift of 10 %
+WINDOW_STEPS = 100  # request-steps of a window, of which up to sixteen together show a drift
 REFINE_S = 15.0  # busy seconds between rounds once the choice is expected to be right
-KEPT_WINDOWS = 16
+KEPT_WINDOWS = 64
+LEAST_HEARD, OF_THEM = 6, 4  # rounds before the last ones are compared with those before them
 KEPT_VISITS = 400
 
 
@@ -43,9 +45,9 @@ class Mixture:
     allowance: Allowance
     schedule: Schedule | None = None  # in force for it once something is known
     settled_at: float | None = None
-    reference: Cells = field(default_factory=dict)  # at the schedule, when it was settled
-    windows: deque[Cells] = field(default_factory=lambda: deque(maxlen=KEPT_WINDOWS))
-    window: Cells = field(default_factory=dict)  # that is still growing
+    reference: Stretch = NO_TRAFFIC  # what the decision knew when it was settled
+    windows: deque[Stretch] = field(default_factory=lambda: deque(maxlen=KEPT_WINDOWS))
+    window: Stretch = NO_TRAFFIC  # that is still growing
     traffic_s: float = 0.0  # busy seconds until it was settled
     reopened: int = 0
     moved: str = ""  # why it was opened again, the last time
@@ -120,13 +122,14 @@ class LiveLoop:
         cells = difference(before.cells, now.cells)
         if not cells:
             return
+        stretch = Stretch(cells=cells, drafts=all_drafts(before, now))
         mixture = self._of_the_moment(engine, before, now)
         if mixture is None:
             return
         busy = total(cells)
         mixture.allowance = mixture.allowance.earn(busy.seconds, busy.tokens)
         if mixture.settled_at is not None:
-            await self._watch(engine, mixture, cells)
+            await self._watch(engine, mixture, stretch)
         mixture.since_round_s += busy.seconds
         here = busiest(cells)
         if mixture.settled_at is not None and here not in mixture.learner.races:
@@ -148,12 +151,12 @@ class LiveLoop:
         if not self._key:
             return None
         if self._key not in self.mixtures:
-            self.mixtures[self._key] = self._new(engine, self._key)
+            self.mixtures[self._key] = self._new(engine, self._key, now.cells)
         return self.mixtures[self._key]
 
-    def _new(self, engine: Engine, name: str) -> Mixture:
+    def _new(self, engine: Engine, name: str, past: Cells) -> Mixture:
         config = self._config
-        learner = question(engine.knobs, self._lengths, max_rounds=config.rounds)
+        learner = question(engine.knobs, self._lengths, max_rounds=config.rounds, past=past)
         allowance = Allowance(share=config.explore, burst_s=config.burst_s)
         return Mixture(name=name, learner=learner, allowance=allowance)
 
@@ -164,11 +167,13 @@ class LiveLoop:
         visits, base = Visits(engine.link), LiveKnobs.of(engine.knobs)
         self._last = None  # a window must not hold visits
         try:
-            for arm in mixture.learner.order():
+            rounds, arm = len(mixture.learner.rounds), mixture.learner.next()
+            while arm is not None and len(mixture.learner.rounds) == rounds:
                 visit = await visits.move(
                     arm, self._config.slice_s, active=base.active, budget=base.budget
                 )
                 await self._take(mixture, visit)
+                arm = mixture.learner.next(besides=arm)
                 if self._may_learn() is not None:
                     return  # whoever has the engine now sets its knobs
                 if not mixture.allowance.may_probe:
@@ -181,10 +186,13 @@ class LiveLoop:
         if not found:
             return
         mixture.over = all(each.race.over for each in found)
-        before, ceiling = mixture.schedule, self._last_ceiling(engine)
-        mixture.schedule = mixture.learner.schedule(
-            ceiling=ceiling, fallback=engine.knobs.draft_tokens
-        )
+        heard = mixture.learner.heard()
+        if len(heard) >= LEAST_HEARD:  # the text may change before anything is settled
+            reference, windows = joined(heard[:-OF_THEM]), heard[-OF_THEM:]
+            if await self._drifted(engine, mixture, reference, windows):
+                return
+        before = mixture.schedule
+        await self._choose(engine, mixture)
         mixture.why = "; ".join(each.race.sentence for each in found)
         rounds = len(mixture.learner.rounds)
         self.sentence = f"{mixture.name}: learning, {rounds} rounds"
@@ -244,30 +252,49 @@ class LiveLoop:
         first = mixture.settled_at is None and mixture.reopened == 0
         mixture.settled_at = time.time()
         mixture.windows.clear()
-        mixture.window = {}
-        cells = mixture.learner.cells()
-        mixture.reference = cells
+        mixture.window = NO_TRAFFIC
+        mixture.reference = mixture.learner.text
         self.sentence = f"{mixture.name}: {mixture.why}"
         log.info("live %s first=%s %s", mixture.name, first, mixture.why)
         if mixture.schedule is not None:
             knobs = engine.knobs.model_copy(update={"draft_schedule": mixture.schedule})
-            await self._learned(mixture, knobs, cells)
+            await self._learned(mixture, knobs, mixture.learner.cells())
 
-    async def _watch(self, engine: Engine, mixture: Mixture, cells: Cells) -> None:
+    async def _watch(self, engine: Engine, mixture: Mixture, stretch: Stretch) -> None:
         """Look for drift; what has moved is learned anew."""
-        mixture.window = merge(mixture.window, cells)
-        if sum(b * cell.steps for (b, _), cell in mixture.window.items()) < WINDOW_STEPS:
+        mixture.window = joined([mixture.window, stretch])
+        if mixture.window.request_steps < WINDOW_STEPS:
             return
         mixture.windows.append(mixture.window)
-        mixture.window = {}
-        sentence = moved(mixture.reference, list(mixture.windows))
-        if sentence is None:
-            return
-        log.info("live %s drifted: %s", mixture.name, sentence)
-        fresh = self._new(engine, mixture.name)
-        mixture.learner, mixture.settled_at, mixture.over = fresh.learner, None, False
+        mixture.window = NO_TRAFFIC
+        await self._drifted(engine, mixture, mixture.reference, list(mixture.windows))
+
+    async def _drifted(
+        self, engine: Engine, mixture: Mixture, reference: Stretch, windows: list[Stretch]
+    ) -> bool:
+        """Open the question again when the windows do not fit what was known."""
+        error = mixture.learner.prediction_error
+        move = await asyncio.to_thread(moved, reference, windows, prediction_error=error)
+        if move is None:
+            return False
+        log.info("live %s drifted: %s", mixture.name, move.sentence)
+        if move.figure == "step time":  # nothing that was learned holds any more
+            mixture.learner = self._new(engine, mixture.name, {}).learner
+        else:
+            mixture.learner = mixture.learner.reopened(joined(windows[-move.windows :]))
+            await self._choose(engine, mixture)  # what the new text says of shorter drafts already
+        mixture.settled_at, mixture.over = None, False
         mixture.reopened += 1
-        mixture.moved = sentence
+        mixture.moved = move.sentence
+        return True
+
+    async def _choose(self, engine: Engine, mixture: Mixture) -> None:
+        """The best schedule by what is known now."""
+        fallback, learner = engine.knobs.draft_tokens, mixture.learner
+        ceiling = self._last_ceiling(engine)
+        mixture.schedule = await asyncio.to_thread(
+            learner.schedule, ceiling=ceiling, fallback=fallback
+        )
 
     def _wish(self, engine: Engine, mixture: Mixture) -> LiveKnobs:
         """The knobs in force for a mixture: what was learned, else those of the profile."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tuner.buckets import bucket
 from tuner.cells import Cells
-from tuner.drafts import STEPS_PER_SAMPLE, ByLength, predicted, spread
+from tuner.drafts import STEPS_PER_SAMPLE, ByLength, Drafts, predicted, spread
 
 STEP_NOISE = 0.15  # standard deviation of ln seconds of one step, on a machine with other work
 SLICE_NOISE = 0.08  # and of what all steps of a slice share: clocks, neighbours, a run of prefills
@@ -36,17 +36,20 @@ def beliefs(
     *,
     prediction_error: float,
     visits: Mapping[int, int] | None = None,
+    recent: Cells | None = None,
 ) -> dict[int, Belief]:
     """By draft length, for a bucket of batch sizes; only what was visited there has one.
 
     `visits` says in how many slices each draft length was there; without it their noise is none.
+    Tokens are those of the `recent` cells, if given: texts change sooner than step times.
     """
+    recent = cells if recent is None else recent
     here = {key: cell for key, cell in cells.items() if bucket(key[0]) == number and cell.step_s}
     seconds = _seconds(here)
     found: dict[int, Belief] = {}
     for k, log_s in seconds.items():
         steps = sum(cell.steps for (_, length), cell in here.items() if length == k)
-        tokens = _tokens(k, cells, drafts, prediction_error)
+        tokens = tokens_per_step(k, recent, drafts, prediction_error)
         if tokens is not None:
             shared = 0.0 if visits is None else SLICE_NOISE**2 / max(visits.get(k, 1), 1)
             variance = tokens.deviation**2 + STEP_NOISE**2 / steps + shared
@@ -80,7 +83,9 @@ def _means(rows: Iterable[tuple[int, int, float]]) -> dict[int, float]:
     return {key: sums[key] / weight for key, weight in weights.items()}
 
 
-def _tokens(k: int, cells: Cells, drafts: ByLength, prediction_error: float) -> Belief | None:
+def tokens_per_step(
+    k: int, cells: Cells, drafts: ByLength, prediction_error: float
+) -> Belief | None:
     """Ln tokens per request and step: direct steps and predictions, weighted."""
     parts: list[Belief] = []
     if k == 0:
@@ -94,14 +99,20 @@ def _tokens(k: int, cells: Cells, drafts: ByLength, prediction_error: float) -> 
     if weight:
         mean = sum(each.request_steps * (predicted(each, k) or 1.0) for each in longer.values())
         variance = sum(each.request_steps * spread(each, k) for each in longer.values())
-        sampled = _belief(mean / weight, variance / weight, weight)
-        deviation = math.hypot(sampled.deviation, prediction_error)
-        parts.append(Belief(mean=sampled.mean, deviation=deviation))
+        seen = _belief(mean / weight, variance / weight, weight)
+        deviation = math.hypot(seen.deviation, prediction_error)
+        parts.append(Belief(mean=seen.mean, deviation=deviation))
     if not parts:
         return None
     precision = sum(1 / part.deviation**2 for part in parts)
     mean = sum(part.mean / part.deviation**2 for part in parts) / precision
     return Belief(mean=mean, deviation=1 / math.sqrt(precision))
+
+
+def sampled(drafts: Drafts) -> Belief | None:
+    """Ln tokens per request and step at the length that was drafted; None without a step."""
+    mean = drafts.tokens_per_step
+    return None if mean is None else _belief(mean, spread(drafts), drafts.request_steps)
 
 
 def _direct(k: int, cells: Cells) -> tuple[float | None, int]:

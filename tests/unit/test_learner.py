@@ -1,11 +1,25 @@
+import random
+
 import pytest
-from live_model import ARMS, SURVIVAL, goodput, learn
+from live_model import ARMS, SURVIVAL, goodput, learn, step_s
+from live_model import visit as simulated
 
 from tuner.buckets import bucket
 from tuner.cells import Cell
 from tuner.drafts import Drafts
-from tuner.learner import RISK, ROUNDS_KEPT, Learner, Visit, rounds_of
+from tuner.learner import (
+    PAST_LEAST,
+    PAST_STEPS,
+    RISK,
+    ROUNDS_KEPT,
+    TEXT_ROUNDS,
+    Learner,
+    Visit,
+    rounds_of,
+    shortened,
+)
 from tuner.race import Rules
+from tuner.stretch import Stretch
 
 RATES = {0: 100.0, 2: 150.0, 5: 120.0}  # tokens per second and request
 
@@ -216,3 +230,91 @@ def test_equal_arms_settle_and_cost_nothing():
     assert all(each.settled for each in found)
     # the true best is nearly never thrown out: all are, so at most one of ten by chance
     assert all(len(each.races[3].out) <= 1 for each in found)
+
+
+# --- other text in the same engine ----------------------------------------------------------------
+
+EASY = tuple(0.95 * 0.9**place for place in range(15))
+
+
+def model_visit(seed, arm, **model):
+    return simulated(random.Random(seed), arm, **model)
+
+
+def settled_on_code(seed=0):
+    return learn(Learner(arms=ARMS, seed=seed), seed)
+
+
+def test_a_question_that_is_opened_again_keeps_step_times_and_forgets_tokens():
+    """After prose, code was chosen by prose's tokens for a minute: 70 % of the best."""
+    old = settled_on_code()
+    window = model_visit(1, old.finding(3).choice, survival=EASY)
+    again = old.reopened(Stretch(cells=window.cells, drafts=window.drafts))
+    known = again.finding(3)
+
+    assert ((), {}, {}) == (again.rounds, again.races, again.current)
+    assert window.drafts == again.text.drafts
+    assert set(again.past) == set(old.cells())
+    assert not known.settled
+    # the longest of those that the window tells about, since all of it was accepted
+    assert known.choice == old.finding(3).choice == max(known.beliefs)
+
+
+def test_longest_length_comes_first_when_step_times_are_known():
+    """One visit to it tells what every shorter one would give."""
+    window = model_visit(1, 3, survival=EASY)
+    again = settled_on_code().reopened(Stretch(cells=window.cells, drafts=window.drafts))
+    assert 15 == again.next()
+    second = again.next(besides=15)
+    assert second not in {None, 15}
+
+    more = again.add(model_visit(2, 15, survival=EASY))
+    assert set(ARMS) == set(more.finding(3).beliefs)
+    assert len(more.running()) < len(ARMS)
+
+
+def test_other_text_is_learned_within_seconds():
+    """Known step times make it short: five seconds of slices in 18 of 20 runs."""
+    top = max(easy_rate(k) for k in ARMS)
+    good = 0
+    for seed in range(20):
+        window = model_visit(seed, 3, survival=EASY)
+        again = settled_on_code(seed).reopened(Stretch(cells=window.cells, drafts=window.drafts))
+        found = learn(again, 100 + seed, seconds=5, survival=EASY)
+        good += easy_rate(found.finding(3).choice) >= 0.97 * top
+
+    assert good >= 18
+
+
+def easy_rate(k):
+    return (1 + sum(EASY[:k])) / step_s(8, k)
+
+
+def test_a_round_ends_when_every_arm_is_visited_or_being_visited():
+    """The arm that is visited is not visited again while its slice runs."""
+    learner = Learner(arms=(0, 2, 5))
+    first = learner.next()
+    second = learner.add(visit(first)).next(besides=None)
+    assert {first, second} < {0, 2, 5}
+    third = learner.add(visit(first)).add(visit(second)).next()
+    assert {first, second, third} == {0, 2, 5}
+    assert learner.add(visit(first)).add(visit(second)).next(besides=third) is None
+
+
+def test_past_is_outweighed_soon():
+    """An hour of one length counts for a few visits, and a handful of steps for nothing."""
+    hour = Cell(steps=100_000, tokens=800_000, seconds=2000.0)
+    handful = Cell(steps=PAST_LEAST - 1, tokens=9, seconds=9.0)
+    kept = shortened({(8, 3): hour, (8, 2): handful})
+
+    assert {(8, 3)} == set(kept)
+    assert (PAST_STEPS, 0.02) == (kept[8, 3].steps, pytest.approx(kept[8, 3].step_s))
+
+
+def test_tokens_of_old_rounds_are_forgotten():
+    """Only the last rounds say what a text gives; step times are kept."""
+    learner = rounds(Learner(arms=(2,), rules=Rules(max_rounds=500)), TEXT_ROUNDS + 30)
+    steps = sum(cell.steps for cell in learner.text.cells.values())
+
+    assert TEXT_ROUNDS == len(learner.heard())
+    assert TEXT_ROUNDS * 20 == steps < sum(cell.steps for cell in learner.cells().values())

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from live_engine import LIVE, Link, clock, engine
-from live_model import goodput
+from live_model import goodput, step_s
 
 from profiles.errors import UnavailableError
 from profiles.schedule import length_at
@@ -170,6 +170,20 @@ async def test_a_move_of_acceptance_opens_the_question_again(stage):
     await stage.until(lambda: stage.loop.mixture.reopened > 0)
 
     assert "acceptance length fell" in stage.loop.mixture.moved
+
+
+async def test_easier_text_gets_longer_drafts_within_seconds(stage):
+    """A phase of easy text: the loop used to keep the short drafts of the text before for long."""
+    await stage.until(settled(stage))
+    easy = tuple(0.95 * 0.9**place for place in range(15))
+    stage.link.model = {"survival": easy}
+    began = stage.link._now
+    await stage.until(lambda: stage.loop.mixture.reopened > 0)
+    await stage.until(settled(stage))
+    rates = {k: (1 + sum(easy[:k])) / step_s(8, k) for k in (0, *LENGTHS, 15)}
+
+    assert rates[stage.link.length] >= 0.97 * max(rates.values())
+    assert stage.link._now - began < 30
 
 
 async def test_a_load_that_was_never_seen_is_learned(stage):
