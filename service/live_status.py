@@ -47,7 +47,7 @@ def _mixture(mixture: Mixture) -> dict[str, Any]:
         "left": len(mixture.learner.running()),
         # what the choice may lose against its strongest rival, by the present belief
         "expected_loss": max((each.risk for each in findings), default=None),
-        "confidence": min((each.race.confidence for each in findings), default=None),
+        "confidence": min((each.confidence for each in findings), default=None),
         "traffic_s": mixture.traffic_s,
         "explored_share": allowance.explored_share,
         "forgone_share": allowance.forgone_share,

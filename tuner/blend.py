@@ -148,6 +148,18 @@ def risk(found: Mapping[int, Belief], choice: int) -> float:
     return worst
 
 
+def confidence(found: Mapping[int, Belief], choice: int, *, indifference: float) -> float:
+    """Probability, at least, that nothing beats the choice by more than the indifference."""
+    own, limit = found[choice], math.log1p(indifference)
+    doubt = 0.0
+    for k, other in found.items():
+        gap = other.mean - own.mean - limit
+        deviation = math.hypot(own.deviation, other.deviation)
+        if k != choice:
+            doubt += 0.5 * math.erfc(-gap / deviation / math.sqrt(2)) if deviation else gap > 0
+    return max(0.0, 1 - doubt)
+
+
 def best(found: Mapping[int, Belief], *, tie: float) -> int:
     """The draft length with the highest mean; within the tie the shortest one."""
     top = max(belief.mean for belief in found.values())

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from profiles.knobs import Knobs
-from tuner.blend import Belief, beliefs, best, risk
+from tuner.blend import Belief, beliefs, best, confidence, risk
 from tuner.buckets import assemble, bucket
 from tuner.cells import Cell, Cells, merge
 from tuner.drafts import NGRAM_PREDICTION_ERROR, PREDICTION_ERROR, ByLength, pooled
@@ -52,6 +52,7 @@ class Finding:
     choice: int
     beliefs: Mapping[int, Belief]
     risk: float  # expected loss of the choice, share of goodput
+    confidence: float  # that nothing beats the choice by more than the indifference
     race: Standing
     settled: bool
 
@@ -163,6 +164,9 @@ class Learner:
             choice=choice,
             beliefs=known,
             risk=loss,
+            confidence=race.confidence
+            if race.decided
+            else confidence(left, choice, indifference=self.rules.indifference),
             race=race,
             settled=race.over or (seen and loss < RISK),
         )

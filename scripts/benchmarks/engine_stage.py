@@ -103,11 +103,11 @@ async def load(running: Engine, kind: str, concurrency: int) -> AsyncIterator[Lo
 
 
 async def exhaustive(
-    link: LiveLink, arms: Sequence[int], rounds: int, slice_s: float
+    link: LiveLink, arms: Sequence[int], rounds: int, slice_s: float, first: int = 0
 ) -> list[Visit]:
     """Every arm once per round, in turning order."""
     visits, found = Visits(link), []
-    for number in range(rounds):
+    for number in range(first, first + rounds):
         turn = number % len(arms)
         order = (*arms[turn:], *arms[:turn])
         found += [await visits.move(arm, slice_s) for arm in order]

@@ -3,29 +3,30 @@
 import asyncio
 import contextlib
 import math
+import random
+import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
-from engine_stage import engine, exhaustive, goodput, link_of, load, requests
+from engine_stage import engine, exhaustive, link_of, load, requests
 
 from profiles.knobs import Knobs
 from profiles.schedule import length_at
 from service.engine_site.tuner_layout import stamped
 from service.live_files import LiveKnobs
 from service.live_loop import LiveLoop
+from tuner.cells import NOTHING, Cell
 from tuner.compare import fixed_interval
 from tuner.config import LiveConfig
 from tuner.telemetry import Telemetry
 
 ARMS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 15)
-PHASES = (
-    ("code", 8), ("prose", 8), ("code", 8), ("code", 1), ("code", 8), ("code", 2),
-)  # fmt: skip
-PHASE_S = 36.0
-LAST_S = 12.0  # of a phase: what was learned is in force by then
-TRUTH_ROUNDS = 10
+PHASES = (("code", 1), ("code", 8), ("prose", 8), ("code", 8), ("code", 2))
+PHASE_S = 75.0
+TRUTH = {1: (8, 1.2), 2: (8, 1.0), 8: (14, 0.3)}  # rounds and seconds of a slice, by concurrency
+DRAWS, SEED = 1000, 7  # of the bootstrap over the rounds of the tables
 
 
 class OneEngine:
@@ -57,20 +58,17 @@ async def phases(results: dict[str, Any]) -> None:
         try:
             for kind, concurrency in PHASES:
                 async with load(running, kind, concurrency):
-                    began = link.read()
-                    await asyncio.sleep(PHASE_S - LAST_S)
-                    middle = link.read()
-                    await asyncio.sleep(LAST_S)
-                    after = link.read()
+                    began, path = time.monotonic(), []
+                    while time.monotonic() - began < PHASE_S:
+                        await asyncio.sleep(1.0)
+                        path.append(_length(loop, concurrency))
                 mixture = loop.mixture
-                schedule = None if mixture is None else mixture.schedule
-                whole, last = after.total - began.total, after.total - middle.total
                 seen.append(
                     {
                         "phase": f"{kind} c{concurrency}",
-                        "k": 15 if schedule is None else length_at(schedule, concurrency),
-                        "tok_s": whole.goodput_tok_s,
-                        "last_tok_s": last.goodput_tok_s,
+                        "k": _length(loop, concurrency),
+                        "path": path,  # the length in force between visits, every second
+                        "moved": None if mixture is None else mixture.moved,
                         "reopened": 0 if mixture is None else mixture.reopened,
                         "explored": 0.0 if mixture is None else mixture.allowance.explored_share,
                         "forgone": 0.0 if mixture is None else mixture.allowance.forgone_share,
@@ -79,45 +77,87 @@ async def phases(results: dict[str, Any]) -> None:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        truth: dict[str, dict[int, float]] = {}
+        tables: dict[str, list[dict[int, Cell]]] = {}
         for kind, concurrency in dict.fromkeys(PHASES):
-            # few requests give few steps: their slices have to be longer
-            slice_s = 0.25 if concurrency > 2 else 0.8
+            rounds, slice_s = TRUTH[concurrency]
             async with load(running, kind, concurrency):
-                found = await exhaustive(link, ARMS, TRUTH_ROUNDS, slice_s)
-            truth[f"{kind} c{concurrency}"] = {
-                k: goodput(found, k, concurrency).goodput_tok_s or 0.0 for k in ARMS
-            }
-    results["phases"] = {"seen": seen, "truth": truth, "text": _phase_text(seen, truth)}
+                tables[f"{kind} c{concurrency}"] = [
+                    {
+                        visit.arm: visit.cells.get((concurrency, visit.arm), NOTHING)
+                        for visit in await exhaustive(link, ARMS, 1, slice_s, number)
+                    }
+                    for number in range(rounds)
+                ]
+    truth = {phase: rates(table) for phase, table in tables.items()}
+    text = _phase_text(seen, tables)
+    results["phases"] = {"seen": seen, "truth": truth, "tables": tables, "text": text}
 
 
-def _phase_text(seen: list[dict[str, Any]], truth: dict[str, dict[int, float]]) -> str:
-    """Shares of the best, by the exhaustive table of the same engine."""
-    lines = [
-        "| phase | best k | k learned | share of the phase's best | best k's tok/s |",
-        "|---|---|---|---|---|",
-    ]
-    shares, fixed = [], dict.fromkeys(ARMS, 0.0)
+def _length(loop: LiveLoop, concurrency: int) -> int:
+    """The draft length that is in force between visits."""
+    mixture = loop.mixture
+    schedule = None if mixture is None else mixture.schedule
+    return 15 if schedule is None else length_at(schedule, concurrency)
+
+
+def rates(table: Sequence[Mapping[int, Cell]]) -> dict[int, float]:
+    """Tokens per second of every length over some rounds."""
+    whole = {k: sum((each[k] for each in table if k in each), NOTHING) for k in ARMS}
+    return {k: cell.goodput_tok_s or 0.0 for k, cell in whole.items()}
+
+
+def _shares(
+    seen: Sequence[Mapping[str, Any]], truth: Mapping[str, Mapping[int, float]]
+) -> tuple[list[float], int, float]:
+    """The learned lengths' share of each phase's best, the best single length and its share."""
+    fixed, shares = dict.fromkeys(ARMS, 0.0), []
     for each in seen:
-        rates = truth[each["phase"]]
-        best = max(rates, key=lambda k: rates[k])
-        share = rates[nearest(each["k"])] / rates[best]
-        shares.append(share)
+        found = truth[each["phase"]]
+        top = max(found.values())
+        shares.append(found[nearest(each["k"])] / top)
         for k in ARMS:
-            fixed[k] += math.log(rates[k] / rates[best])
-        lines.append(
-            f"| {each['phase']} | {best} | {each['k']} | {100 * share:.0f} % | {rates[best]:.0f} |"
-        )
+            fixed[k] += math.log(max(found[k], 1e-9) / top) / len(seen)
     single = max(fixed, key=lambda k: fixed[k])
-    ours = math.exp(sum(map(math.log, shares)) / len(shares))
-    static = math.exp(fixed[single] / len(seen))
+    return shares, single, math.exp(fixed[single])
+
+
+def _phase_text(
+    seen: Sequence[Mapping[str, Any]], tables: Mapping[str, Sequence[Mapping[int, Cell]]]
+) -> str:
+    """Shares of the best, by the exhaustive tables of the same engine."""
+    truth = {phase: rates(table) for phase, table in tables.items()}
+    shares, single, static = _shares(seen, truth)
+    lines = [
+        "| phase | best k | k learned | share of the best | best k's tok/s | opened again |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each, share in zip(seen, shares, strict=True):
+        found = truth[each["phase"]]
+        best = max(found, key=lambda k: found[k])
+        lines.append(
+            f"| {each['phase']} | {best} | {each['k']} | {100 * share:.0f} % | {found[best]:.0f} | "
+            f"{each['reopened']} |"
+        )
+    rng, ours, gaps = random.Random(SEED), [], []
+    for _ in range(DRAWS):
+        drawn = {phase: rates(rng.choices(table, k=len(table))) for phase, table in tables.items()}
+        some, _, fixed = _shares(seen, drawn)
+        ours.append(math.exp(sum(map(math.log, some)) / len(some)))
+        gaps.append(ours[-1] / fixed)
+    learned = math.exp(sum(map(math.log, shares)) / len(shares))
     lines.append(
-        f"\nlearned: {100 * ours:.1f} % of the per-phase best (geometric mean of {len(seen)} "
-        f"phases of {PHASE_S:g} s); best single draft length ({single}): {100 * static:.1f} %; "
-        f"exploring cost {100 * seen[-1]['forgone']:.1f} % of tokens "
-        f"in {100 * seen[-1]['explored']:.1f} % of steps"
+        f"\nlearned: {100 * learned:.1f} % [{_quantiles(ours)}] of the per-phase best (geometric "
+        f"mean of {len(seen)} phases of {PHASE_S:g} s); best single draft length ({single}): "
+        f"{100 * static:.1f} %; learned against it: {100 * learned / static:.1f} % "
+        f"[{_quantiles(gaps)}]; visits cost {100 * seen[-1]['forgone']:.1f} % of tokens in "
+        f"{100 * seen[-1]['explored']:.1f} % of steps"
     )
     return "\n".join(lines)
+
+
+def _quantiles(values: Sequence[float]) -> str:
+    cut = statistics.quantiles(values, n=40)  # 2.5 % and 97.5 %
+    return f"{100 * cut[0]:.1f}, {100 * cut[-1]:.1f}"
 
 
 def nearest(k: int) -> int:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tuner.blend import SLICE_NOISE, STEP_NOISE, Belief, beliefs, best, risk
+from tuner.blend import SLICE_NOISE, STEP_NOISE, Belief, beliefs, best, confidence, risk
 from tuner.buckets import bucket
 from tuner.cells import Cell
 from tuner.drafts import Drafts
@@ -174,3 +174,22 @@ def test_steps_of_one_slice_share_its_noise():
         return found[0].deviation
 
     assert deviation(1) > SLICE_NOISE > deviation(4) > deviation(10)
+
+
+def test_confidence_is_the_probability_that_nothing_is_better():
+    """Against one equal rival a half, less the indifference; against a hopeless one all of it."""
+    equal = pair(0.0, 0.02)
+    far = {3: Belief(mean=4.0, deviation=0.01), 5: Belief(mean=3.0, deviation=0.01)}
+
+    assert pytest.approx(0.5) == confidence(equal, 3, indifference=0.0)
+    assert confidence(equal, 3, indifference=0.02) > 0.7
+    assert pytest.approx(1.0) == confidence(far, 3, indifference=0.02)
+    assert pytest.approx(0.0, abs=1e-9) == confidence(far, 5, indifference=0.02)
+    assert 1.0 == confidence({3: far[3]}, 3, indifference=0.02)
+
+
+def test_confidence_without_any_noise_is_all_or_nothing():
+    """Exact figures (a simulated engine) leave no doubt, and no division by zero."""
+    exact = {3: Belief(mean=4.0, deviation=0.0), 5: Belief(mean=3.0, deviation=0.0)}
+
+    assert (1, 0) == tuple(confidence(exact, k, indifference=0.02) for k in (3, 5))
