@@ -71,6 +71,11 @@ CODES: tuple[RequestClass, ...] = tuple(
 )
 
 
+def code_name(code: int) -> str:
+    """The request class of a code; requests past the gateway have none."""
+    return str(CODES[code]) if code < len(CODES) else "unstamped"
+
+
 @dataclass(frozen=True, kw_only=True, order=True)
 class WorkloadClass:
     """What a profile is tuned for: a request class at a load."""

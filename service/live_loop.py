@@ -7,18 +7,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from profiles.classes import CODES
+from profiles.classes import code_name
 from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
 from profiles.schedule import Schedule
 from service.engine import Engine
 from service.live_files import LiveKnobs, Telemetry
+from service.live_limits import LimitQuestion
 from service.slot import Slot
 from service.visits import Visits, all_drafts, goodput, shares
 from tuner.allowance import Allowance
 from tuner.buckets import busiest
 from tuner.cells import Cells, difference, total
 from tuner.config import LiveConfig
+from tuner.drafts import since
 from tuner.drift import moved
 from tuner.learner import Learner, Visit, question
 from tuner.measure import SPOILING_REASONS
@@ -54,6 +56,7 @@ class Mixture:
     why: str = ""
     since_round_s: float = 0.0  # busy seconds since the last round
     over: bool = False  # every race is: more rounds would tell nothing
+    limits: LimitQuestion = field(default_factory=LimitQuestion)
 
     @property
     def due(self) -> bool:
@@ -122,29 +125,37 @@ class LiveLoop:
         cells = difference(before.cells, now.cells)
         if not cells:
             return
-        stretch = Stretch(cells=cells, drafts=all_drafts(before, now))
         mixture = self._of_the_moment(engine, before, now)
         if mixture is None:
             return
         busy = total(cells)
         mixture.allowance = mixture.allowance.earn(busy.seconds, busy.tokens)
-        if mixture.settled_at is not None:
-            await self._watch(engine, mixture, stretch)
         mixture.since_round_s += busy.seconds
-        here = busiest(cells)
-        if mixture.settled_at is not None and here not in mixture.learner.races:
-            mixture.settled_at, mixture.over = None, False  # a load that nobody has seen yet
-        if mixture.allowance.may_probe and mixture.due:
-            await self._learn(engine, mixture)
+        if mixture.settled_at is not None:
+            stretch = Stretch(cells=cells, drafts=all_drafts(before, now))
+            await self._watch(engine, mixture, stretch)
+            mixture.limits.hear(since(before.classes, now.classes))
+        await self._ask(engine, mixture, now, cells)
         if self._may_learn() is None:
             await self._assert(engine, mixture)
+
+    async def _ask(self, engine: Engine, mixture: Mixture, now: Telemetry, cells: Cells) -> None:
+        """Visits, if there is a question that they may answer."""
+        if mixture.settled_at is not None and busiest(cells) not in mixture.learner.races:
+            mixture.settled_at, mixture.over = None, False  # a load that nobody has seen yet
+        if not mixture.allowance.may_probe:
+            return
+        if mixture.due:
+            await self._learn(engine, mixture)
+        elif mixture.settled_at is not None:
+            await self._limit(engine, mixture, now, cells)
 
     def _of_the_moment(self, engine: Engine, before: Telemetry, now: Telemetry) -> Mixture | None:
         inside = set(self._key.split(JOIN))
         found = [
             name
             for code, share in shares(before, now).items()
-            if share >= (SHARE / 2 if (name := class_name(code)) in inside else SHARE)
+            if share >= (SHARE / 2 if (name := code_name(code)) in inside else SHARE)
         ]
         if found:
             self._key = JOIN.join(sorted(found))
@@ -200,6 +211,20 @@ class LiveLoop:
         if news and all(each.settled for each in found):
             await self._settle(engine, mixture)
 
+    async def _limit(self, engine: Engine, mixture: Mixture, now: Telemetry, cells: Cells) -> None:
+        """One round of the race for limits per class, if there is something to race for."""
+        link, schedule, asked = engine.link, mixture.schedule, mixture.limits
+        if link is None or schedule is None or not asked.asked(now, schedule, cells):
+            return
+        self._last = None  # a window must not hold visits
+        base = self._wish(engine, mixture)
+        mixture.allowance = await asked.round(link, base, mixture.allowance)
+        if asked.over:
+            log.info("live %s %s", mixture.name, asked.sentence)
+            # trimmed drafts are accepted less far: what was known before says nothing about them
+            mixture.reference, mixture.window = NO_TRAFFIC, NO_TRAFFIC
+            mixture.windows.clear()
+
     async def _take(self, mixture: Mixture, visit: Visit | None) -> None:
         """One visit into what is known, unless the GPU was slowed down meanwhile."""
         if visit is None:
@@ -253,7 +278,7 @@ class LiveLoop:
         mixture.settled_at = time.time()
         mixture.windows.clear()
         mixture.window = NO_TRAFFIC
-        mixture.reference = mixture.learner.text
+        mixture.reference, mixture.limits = mixture.learner.text, LimitQuestion()
         self.sentence = f"{mixture.name}: {mixture.why}"
         log.info("live %s first=%s %s", mixture.name, first, mixture.why)
         if mixture.schedule is not None:
@@ -283,7 +308,7 @@ class LiveLoop:
         else:
             mixture.learner = mixture.learner.reopened(joined(windows[-move.windows :]))
             await self._choose(engine, mixture)  # what the new text says of shorter drafts already
-        mixture.settled_at, mixture.over = None, False
+        mixture.settled_at, mixture.over, mixture.limits = None, False, LimitQuestion()
         mixture.reopened += 1
         mixture.moved = move.sentence
         return True
@@ -299,7 +324,10 @@ class LiveLoop:
     def _wish(self, engine: Engine, mixture: Mixture) -> LiveKnobs:
         """The knobs in force for a mixture: what was learned, else those of the profile."""
         base = LiveKnobs.of(engine.knobs)
-        return base if mixture.schedule is None else replace(base, lengths=mixture.schedule)
+        if mixture.schedule is None:
+            return base
+        limits = mixture.limits.in_force.longest
+        return replace(base, lengths=mixture.schedule, limits=limits)
 
     async def _assert(self, engine: Engine, mixture: Mixture) -> None:
         wish, link = self._wish(engine, mixture), engine.link
@@ -309,8 +337,3 @@ class LiveLoop:
     def _last_ceiling(self, engine: Engine) -> int:
         found = None if engine.link is None else engine.link.read()
         return 1 if found is None else found.fields["max_num_seqs"]
-
-
-def class_name(code: int) -> str:
-    """The request class of a code; requests past the gateway have none."""
-    return str(CODES[code]) if code < len(CODES) else "unstamped"

@@ -54,4 +54,5 @@ def _mixture(mixture: Mixture) -> dict[str, Any]:
         "reopened": mixture.reopened,
         "moved": mixture.moved or None,
         "why": mixture.why,
+        "limits": mixture.limits.sentence or None,
     }

@@ -27,7 +27,7 @@ class Visits:
         self._link = link
         self._arm: int | None = None
         self._generation = link.generation  # of the last knobs that were ours, or found
-        self._ours = False
+        self._ours = False  # what is in force is a probe of ours
         self._reading: Telemetry | None = None
 
     async def move(
@@ -38,8 +38,16 @@ class Visits:
         Raises:
             UnavailableError: the engine takes no steps, or somebody else has set its knobs.
         """
-        visit = await self.end(LiveKnobs.constant(arm, active=active, budget=budget))
-        self._arm = arm
+        return await self.hold(LiveKnobs.constant(arm, active=active, budget=budget), arm, slice_s)
+
+    async def hold(self, wish: LiveKnobs, arm: int, slice_s: float) -> Visit | None:
+        """The same with any knobs; only steps at the draft length `arm` will count.
+
+        Raises:
+            UnavailableError: the engine takes no steps, or somebody else has set its knobs.
+        """
+        visit = await self.end(wish)
+        self._arm, self._ours = arm, True
         await self._wait(arm, slice_s)
         return visit
 
@@ -47,7 +55,7 @@ class Visits:
         """Put these knobs in force; the visit that this ends, None when it had too few steps."""
         before, arm = self._reading, self._arm
         after = await self._change(wish)
-        self._reading, self._arm = after, None
+        self._reading, self._arm, self._ours = after, None, False
         if before is None or arm is None:
             return None
         return visit_of(arm, before, after)
