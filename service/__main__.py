@@ -26,6 +26,7 @@ from tuner.config import Config
 from tuner.config_file import load
 from tuner.fit import DRAFT, LOAD, TELEMETRY, inspect, installed_root
 from tuner.flags import installed_version
+from tuner.objective import Goals
 from tuner.paths import Paths
 from tuner.telemetry import Telemetry
 
@@ -63,7 +64,7 @@ async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
     vllm = await installed_version(config.engine.command, config.engine.env)
     telemetry = Telemetry()
     telemetry.start()
-    archive = await Archive.open(paths.store)
+    archive = await Archive.open(paths.store, Goals.of(config.tuning))
     gateway = GatewayClient(paths.gateway_socket)
     slot = Slot(config, paths, gateway)
     if slot.live_fault is None:

@@ -134,6 +134,10 @@ class Lab:
     def __init__(self):
         self.end = asyncio.Event()
         self.error = None
+        self.refused = None
+
+    def refusal(self):
+        return self.refused
 
     async def tune(self, *_):
         await self.end.wait()

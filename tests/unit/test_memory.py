@@ -116,7 +116,6 @@ DEFAULT = default_profile(HERE.digest, Knobs())
 FITTED = Profile(knobs=scheduled(3), platform=HERE.digest, workload=CLASS, origin=Origin.SEARCH)
 THERE = fingerprint(vllm="0.31.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
 ELSEWHERE = FITTED.model_copy(update={"platform": THERE.digest})
-DOES_NOT_FIT = "the profile of last time does not fit this"
 
 
 @pytest.fixture
@@ -157,11 +156,15 @@ async def test_a_first_start_has_the_operators_own_configuration(recall):
 @pytest.mark.parametrize(
     ("last", "more", "what"),
     [
-        (FITTED, {"refusal": InvalidKnobsError("There is no such drafter.")}, "configuration"),
-        (FITTED, {"banned": True}, "platform"),
-        (ELSEWHERE, {}, "platform"),
+        (
+            FITTED,
+            {"refusal": InvalidKnobsError("There is no such drafter.")},
+            "does not fit this configuration",
+        ),
+        (FITTED, {"banned": True}, "is not restored: it did harm here and is in quarantine"),
+        (ELSEWHERE, {}, "does not fit this platform"),
     ],
 )
 async def test_a_profile_that_does_not_fit_is_not_remembered(recall, last, more, what):
     """A drafter that is gone, a quarantine, another GPU: the default, and why."""
-    assert (DEFAULT, f"{DOES_NOT_FIT} {what}") == await recall(last, **more)
+    assert (DEFAULT, f"the profile of last time {what}") == await recall(last, **more)
