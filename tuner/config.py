@@ -168,7 +168,8 @@ class Config(Section):
     # store, logs, caches; not writable: exit 74; used by another daemon: exit 75
     state_dir: Path = Path("~/.local/state/tuner")
     runtime_dir: Path | None = None  # sockets; default: `run` in the state directory
-    drafters: tuple[Drafter, ...] = ()
+    # ngram copies from the prompt and needs no model, so that a model alone can be tuned
+    drafters: tuple[Drafter, ...] = (Drafter(name="ngram", method="ngram"),)
     gateway: GatewayConfig = GatewayConfig()
     tuning: TuningConfig = TuningConfig()
     live: LiveConfig = LiveConfig()

@@ -90,7 +90,7 @@ def test_export_as_vllm_arguments(exported):
 
 def test_export_with_a_drafter_that_is_not_configured(exported, config):
     """A drafter of another configuration cannot be rendered, and that is said."""
-    config.write_text('state_dir = "s"\n[engine]\nmodel = "org/name"\n')
+    config.write_text('state_dir = "s"\ndrafters = []\n[engine]\nmodel = "org/name"\n')
     result = tuner("profiles", "export", PROFILE.id[:4], "--format", "vllm-args")
 
     assert 2 == result.exit_code
