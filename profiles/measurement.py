@@ -52,6 +52,8 @@ class Block(BaseModel):
     tpot_mean_s: float | None = (
         None  # (last token - first token) / (tokens - 1), mean over requests
     )
+    tpot_p99_s: float | None = None  # the same, 99 % of the requests
+    latency_p95_s: float | None = None  # from sending to the last token, 95 % of the requests
     step_mean_s: float | None = None  # vLLM's inter_token_latency: per step under speculation
 
     @property

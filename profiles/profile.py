@@ -32,6 +32,12 @@ class Evidence(BaseModel):
     trials: int = 0  # engine starts of the search before it
     acceptance_length: float | None = None
     joule_per_token: float | None = None
+    default_joule_per_token: float | None = None
+    latency_p95_s: float | None = None  # median over all blocks of the promotion
+    default_latency_p95_s: float | None = None
+    # what was asked for; a gain is always in favour of the profile, also where less is better
+    objective: str = "tok_s"
+    limits: dict[str, float] = Field(default_factory=dict)
     sentence: str = ""  # for people
 
 

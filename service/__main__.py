@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -24,8 +25,11 @@ from service.slot import Slot
 from service.state import Parts
 from tuner.config import Config
 from tuner.config_file import load
+from tuner.devices import visible
 from tuner.fit import DRAFT, LOAD, TELEMETRY, inspect, installed_root
 from tuner.flags import installed_version
+from tuner.nvml import gpus
+from tuner.objective import Goals
 from tuner.paths import Paths
 from tuner.telemetry import Telemetry
 
@@ -61,9 +65,11 @@ def main() -> int:
 async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
     """Compose the parts, run the daemon, take them apart again."""
     vllm = await installed_version(config.engine.command, config.engine.env)
-    telemetry = Telemetry()
+    cards = await asyncio.to_thread(gpus)
+    environment = {**os.environ, **config.engine.env}  # as the engine gets it
+    telemetry = Telemetry(uuids=visible(environment, [card.uuid for card in cards]))
     telemetry.start()
-    archive = await Archive.open(paths.store)
+    archive = await Archive.open(paths.store, Goals.of(config.tuning))
     gateway = GatewayClient(paths.gateway_socket)
     slot = Slot(config, paths, gateway)
     if slot.live_fault is None:

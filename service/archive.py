@@ -7,11 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from profiles.errors import ConflictError
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, Measurement
-from profiles.profile import Profile
+from profiles.profile import Origin, Profile
 from profiles.records import TrialStatus
 from profiles.store import Store
+from tuner.objective import DEFAULT, Goals, unfit
+
+BANNED = "it did harm here and is in quarantine"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,12 +24,13 @@ T = TypeVar("T")
 class Archive:
     """Async access to the one store; every call is one small transaction."""
 
-    def __init__(self, store: Store, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, store: Store, thread: ThreadPoolExecutor, goals: Goals) -> None:
         self.store = store
+        self.goals = goals  # verdicts that were reached under others decide nothing
         self._thread = thread
 
     @classmethod
-    async def open(cls, path: Path) -> "Archive":
+    async def open(cls, path: Path, goals: Goals = DEFAULT) -> "Archive":
         """Open the store, migrating it if it is older.
 
         Raises:
@@ -34,7 +39,7 @@ class Archive:
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         loop = asyncio.get_running_loop()
         store = await loop.run_in_executor(thread, lambda: Store.open(path, now=time.time()))
-        return cls(store, thread)
+        return cls(store, thread, goals)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a store method on its thread."""
@@ -93,16 +98,52 @@ class Archive:
     async def promoted(self, platform: str) -> dict[str, Profile]:
         """The winner of every class with the evidence of its latest promotion, by class.
 
-        Profiles in quarantine are left out: their class falls back to the default.
+        Profiles in quarantine are left out: their class falls back to the default. So are verdicts
+        about another objective or other limits: their class is tuned anew, from the same rows.
         """
         promotions = await self.call(self.store.promotions, platform)
         banned = await self.banned(platform)
         found: dict[str, Profile] = {}
         for workload, promotion in promotions.items():
+            if not self.goals.decided(promotion.evidence):
+                continue
             profile = await self.call(self.store.profile, promotion.profile)
             if profile.knobs.digest() not in banned:
                 found[workload] = profile.model_copy(update={"evidence": promotion.evidence})
         return found
+
+    async def unfit(self, profile: Profile) -> str | None:
+        """Why a profile must not be handed on, as words; None when it may."""
+        if profile.knobs.digest() in await self.banned(profile.platform):
+            return BANNED
+        rows = await self.call(self.store.measurements, profile.platform)
+        # a failure in any class condemns an engine, a limit is kept or broken by a class
+        known = [m for m in rows if m.failure is not None or m.workload == profile.workload]
+        return await asyncio.to_thread(unfit, profile.knobs, known, self.goals)
+
+    async def refusal(self, profile: Profile) -> str | None:
+        """Why a profile must not even be chosen by hand, as words; None when it may.
+
+        The operator's own configuration always may, and an import unless it is in quarantine.
+        """
+        if profile.origin is Origin.DEFAULT:
+            return None
+        if profile.origin is Origin.IMPORT:
+            return BANNED if profile.knobs.digest() in await self.banned(profile.platform) else None
+        return await self.unfit(profile)
+
+    async def check_choice(self, profile: Profile) -> None:
+        """Refuse what an operator must not choose.
+
+        Raises:
+            ConflictError: it did harm here, or breaks a limit.
+        """
+        why = await self.refusal(profile)
+        if why is not None:
+            raise ConflictError(
+                f"Cannot use profile {profile.id} ({profile.knobs.label()}): {why}.",
+                hint="`tuner use default` is always possible; `tuner history` has the details.",
+            )
 
     async def banned(self, platform: str) -> set[str]:
         """Digests of the knobs in quarantine."""

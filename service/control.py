@@ -114,7 +114,13 @@ class Control:
     async def _profile(self, request: web.Request) -> web.Response:
         archive = self._daemon.parts.archive
         profile = await archive.call(archive.store.profile, request.match_info["id"])
-        return _answer({"profile": profile.model_dump(mode="json"), "id": profile.id})
+        return _answer(
+            {
+                "profile": profile.model_dump(mode="json"),
+                "id": profile.id,
+                "unfit": await archive.unfit(profile),
+            }
+        )
 
     async def _trials(self, request: web.Request) -> web.Response:
         archive = self._daemon.parts.archive
@@ -168,6 +174,9 @@ class Control:
         parts = self._daemon.parts
         store = parts.archive.store
         known = await self._applications()
+        profile = await parts.archive.call(store.profile, wanted)
+        if profile.platform == parts.platform.digest:  # of another platform: the store says so
+            await parts.archive.check_choice(profile)
         pin = await parts.archive.call(
             store.set_pin, application, wanted, platform=parts.platform.digest, at=time.time()
         )

@@ -5,13 +5,16 @@ import os
 
 from profiles.platform import Platform, cpu_model, drafter_identity, fingerprint, revision_of
 from tuner.config import Config
+from tuner.devices import visible
 from tuner.nvml import gpus as nvml_gpus
 
 
 async def platform_of(config: Config, vllm: str) -> Platform:
     """The platform: what of hardware, engine, model and drafters moves tok/s."""
-    gpus = await asyncio.to_thread(nvml_gpus)
     engine = config.engine
+    cards = await asyncio.to_thread(nvml_gpus)
+    seen = visible({**os.environ, **engine.env}, [card.uuid for card in cards])
+    gpus = [card for card in cards if seen is None or card.uuid in seen]
     drafters = {
         drafter.name: drafter_identity(
             drafter, revision_of(drafter.model, drafter.revision) if drafter.model else None

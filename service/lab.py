@@ -22,6 +22,7 @@ from tuner.config import Config
 from tuner.corpus import synthetic_requests
 from tuner.design import Start, design
 from tuner.flags import accepted_flags
+from tuner.objective import Goals
 from tuner.paths import Paths
 from tuner.promotion import Verdict
 from tuner.replay import ReplayRequest
@@ -66,6 +67,11 @@ class Lab:
         """Where the session is; None when none has run."""
         return None if self._session is None else self._session.progress
 
+    def refusal(self) -> str | None:
+        """Why no session can pursue the objective on this machine, as words; None when it can."""
+        sensors = self._telemetry.snapshot()
+        return Goals.of(self._config.tuning).refusal(power_w=sensors.power_w)
+
     async def tune(
         self,
         platform: Platform,
@@ -77,9 +83,18 @@ class Lab:
 
         Raises:
             UnavailableError: vLLM cannot be asked what it accepts.
+            ConflictError: there is nothing to search, or no sensor for the objective.
         """
         self._session = None
-        config = self._config
+        config, sensors = self._config, self._telemetry.snapshot()
+        refusal = self.refusal()
+        if refusal is not None:
+            raise ConflictError(f"{refusal}.", hint="Set tuning.objective to another.")
+        for sentence in Goals.of(config.tuning).unchecked(
+            power_w=sensors.power_w, temperature_c=sensors.temperature_c
+        ):
+            log.warning("%s", sentence)
+            await self._archive.event("limits", sentence)
         plans = [await self._plan(workload, seen.get(workload)) for workload in workloads]
         space = await self._space()
         warm = await self._warm_starts(platform, space)

@@ -28,9 +28,11 @@ async def remembered(parts: Parts, state: State) -> tuple[Profile, str]:
         parts.slot.plan(profile.knobs, profile=profile.id, purpose="serve")
     except TunerError:
         return state.default, "the profile of last time does not fit this configuration"
-    banned = await archive.call(archive.store.quarantined, digest, time.time())
-    if profile.platform != digest or profile.knobs.digest() in {q.knobs for q in banned}:
+    if profile.platform != digest:
         return state.default, "the profile of last time does not fit this platform"
+    refusal = await archive.refusal(profile)
+    if refusal is not None:
+        return state.default, f"the profile of last time is not restored: {refusal}"
     return profile, last.why
 
 
@@ -70,6 +72,8 @@ class LiveMemory:
             )
             await archive.call(archive.store.add_measurement, row)
         old = (await archive.promoted(platform)).get(workload)
+        if not archive.goals.seen_in_rates:
+            return  # the row is kept; a session decides with sensors
         if old is None or old.knobs == knobs or old.knobs.cold() != knobs.cold():
             return
         proof = old.evidence.sentence.split(LEARNED)[0]  # said once, however often it is learned

@@ -77,6 +77,8 @@ class Steward:
             return False
         if all(workload in facts.promoted for workload in self.parts.observer.seen):
             return False
+        if self.parts.lab.refusal() is not None:
+            return False
         recent = self.parts.observer.since(facts.now - tuning.idle_s)
         return not recent and facts.now - max(state.tuned_at, state.since) > tuning.idle_s
 
@@ -140,7 +142,7 @@ class Steward:
 
         Raises:
             NotFoundError: there is no such profile.
-            ConflictError: it belongs to another platform.
+            ConflictError: it belongs to another platform, or did harm here.
         """
         if choice == "auto":
             self.state.manual = None
@@ -155,6 +157,7 @@ class Steward:
                 hint="Tune here, or import it again for this platform.",
             )
         self.parts.slot.plan(profile.knobs, profile=profile.id, purpose="serve")
+        await self.parts.archive.check_choice(profile)
         self.state.manual = profile
         await self.consider()
         return f"{profile.knobs.label()} will be in force"
@@ -170,6 +173,9 @@ class Steward:
             raise ConflictError(f"Cannot tune while {self.state.mode}.", hint="Try again later.")
         for workload in workloads:
             _check_class(workload)
+        refusal = self.parts.lab.refusal()
+        if refusal is not None:
+            raise ConflictError(f"Cannot tune: {refusal}.", hint="Set tuning.objective to another.")
         self.parts.observer.window()
         chosen = tuple(workloads) or tuple(self.parts.observer.seen)
         if not chosen:

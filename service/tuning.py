@@ -15,8 +15,17 @@ from service.trial import ClassPlan, TrialPlan, TrialRunner
 from tuner.config import TuningConfig
 from tuner.design import Start
 from tuner.leader import estimates, leader
+from tuner.objective import Goals
 from tuner.observation import Observation
-from tuner.promotion import DEFAULT_ARM, Pair, Verdict, already_best, decide, schedule_pairs
+from tuner.promotion import (
+    DEFAULT_ARM,
+    Pair,
+    Verdict,
+    already_best,
+    decide,
+    nothing_fits,
+    schedule_pairs,
+)
 from tuner.search import Budget, Stop, next_for_classes
 from tuner.space import Space
 
@@ -61,6 +70,7 @@ class TuningSession:
         pause: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._study = study
+        self._goals = Goals.of(study.tuning)
         self._plans = {plan.workload: plan for plan in plans}
         self._runner = runner
         self._archive = archive
@@ -89,9 +99,7 @@ class TuningSession:
         }
         pairs = await self._promotion(leaders)
         verdicts = {
-            workload: await self._verdict(
-                workload, knobs, pairs[workload], len(histories[workload])
-            )
+            workload: await self._verdict(workload, knobs, pairs[workload], histories[workload])
             for workload, knobs in leaders.items()
         }
         self._say("every class has its verdict", phase="done")
@@ -189,17 +197,20 @@ class TuningSession:
         return pairs
 
     async def _verdict(
-        self, workload: str, knobs: Knobs, pairs: Sequence[Pair], trials: int
+        self, workload: str, knobs: Knobs, pairs: Sequence[Pair], history: Sequence[Observation]
     ) -> Verdict:
-        study = self._study
-        if knobs == study.default:
-            verdict = already_best(trials)
+        study, goals = self._study, self._goals
+        if leader(history) is None:
+            verdict = nothing_fits(history, goals)
+        elif knobs == study.default:
+            verdict = already_best(len(history), goals)
         else:
             verdict = decide(
                 pairs,
                 min_gain=study.tuning.min_gain,
                 planned_pairs=study.tuning.pairs,
-                trials=trials,
+                trials=len(history),
+                goals=goals,
             )
         profile = Profile(
             knobs=knobs if verdict.promote else study.default,
@@ -247,7 +258,7 @@ class TuningSession:
         }
 
     def _observation(self, measurement: Measurement, number: int) -> Observation:
-        row = Observation.of(measurement, trial=number)
+        row = Observation.of(measurement, trial=number, goals=self._goals)
         return replace(row, knobs=self._study.space.start(row.knobs))
 
     def _say(
@@ -265,13 +276,20 @@ class TuningSession:
             self.progress = replace(
                 self.progress,
                 trial=max(len({row.start for row in rows}) for rows in histories.values()),
-                best={w: best for w, rows in histories.items() if (best := _best(rows))},
+                best={
+                    w: best for w, rows in histories.items() if (best := _best(rows, self._goals))
+                },
             )
 
 
-def _best(history: Sequence[Observation]) -> dict[str, float | str]:
+def _best(history: Sequence[Observation], goals: Goals) -> dict[str, float | str]:
     """What leads a search so far: a hint for people, not yet a finding."""
-    ranked = estimates(history)
-    if not ranked:
+    first = leader(history)
+    found = next((each for each in estimates(history) if each.knobs == first), None)
+    if found is None:
         return {}
-    return {"label": ranked[0].knobs.label(), "tok_s": math.exp(ranked[0].log_tok_s)}
+    best: dict[str, float | str] = {
+        "label": found.knobs.label(),
+        "figure": goals.shown(found.score),
+    }
+    return best | ({"tok_s": math.exp(found.score)} if goals.objective == "tok_s" else {})

@@ -50,7 +50,7 @@ def row(trial, knobs, *, rate=None, failure=None, start=None, limits=None) -> Ob
         trial=trial,
         start=start or f"start-{trial}",
         knobs=knobs,
-        log_tok_s=None if rate is None else math.log(rate),
+        score=None if rate is None else math.log(rate),
         failure=failure,
         limits=limits or {},
     )

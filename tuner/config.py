@@ -96,6 +96,20 @@ class SpaceConfig(Section):
     performance_mode: tuple[Literal["balanced", "interactivity", "throughput"], ...] = ()
 
 
+class LimitsConfig(Section):
+    """What a configuration must keep to be recommended; a limit that is not set limits nothing."""
+
+    ttft_p95_s: PositiveFloat | None = None  # time to the first token, 95 % of requests
+    # time per output token of a request after its first, 99 % of requests; chunks of a stream are
+    # no tokens when vLLM speculates
+    itl_p99_s: PositiveFloat | None = None
+    temperature_c: PositiveFloat | None = None  # degrees Celsius of the hottest GPU
+    power_w: PositiveFloat | None = None  # watts of all GPUs together, mean of a measurement
+    # of requests; a measurement with any failed request is void, above this share the
+    # configuration is to blame
+    error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class TuningConfig(Section):
     """What a search may cost and what it must prove."""
 
@@ -113,6 +127,9 @@ class TuningConfig(Section):
     pairs: int = Field(default=3, ge=2)  # start pairs of a promotion
     min_gain: float = Field(default=0.03, ge=0)  # point gain below which nothing is promoted
     seed: int = 0  # of every random choice of a search
+    # what is maximised; p95_latency is minimised: from sending a request to its last token
+    objective: Literal["tok_s", "tok_per_joule", "p95_latency"] = "tok_s"
+    limits: LimitsConfig = LimitsConfig()  # what must be kept meanwhile
     space: SpaceConfig = SpaceConfig()  # what is searched
 
 
@@ -151,7 +168,8 @@ class Config(Section):
     # store, logs, caches; not writable: exit 74; used by another daemon: exit 75
     state_dir: Path = Path("~/.local/state/tuner")
     runtime_dir: Path | None = None  # sockets; default: `run` in the state directory
-    drafters: tuple[Drafter, ...] = ()
+    # ngram copies from the prompt and needs no model, so that a model alone can be tuned
+    drafters: tuple[Drafter, ...] = (Drafter(name="ngram", method="ngram"),)
     gateway: GatewayConfig = GatewayConfig()
     tuning: TuningConfig = TuningConfig()
     live: LiveConfig = LiveConfig()

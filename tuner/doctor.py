@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,23 @@ def of_config(config: Config, start: str = "tuner run") -> Iterator[Check]:
         ("port", lambda: port(config, status)),
         ("memory of the GPU", lambda: doctor_gpu.holders(_engine_pid(status))),
         ("NVML", doctor_gpu.nvml),
+        ("search", sampler),
     )
     for name, check in named:
         yield guarded(name, check)
     yield from doctor_engine.checks(config, paths)
+
+
+def sampler() -> Check:
+    """Which model the search has: found out before a session, not at its first suggestion."""
+    missing = [name for name in ("scipy", "torch") if find_spec(name) is None]
+    if missing:
+        return warn(
+            "search",
+            f"Optuna's Gaussian process needs {' and '.join(missing)}; the search uses TPE.",
+            "`pip install 'tunerd[gp]'` in the environment of tunerd; it needs fewer trials.",
+        )
+    return ok("search", "Optuna's Gaussian process: scipy and torch are installed.")
 
 
 def python() -> Check:

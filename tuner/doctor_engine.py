@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -71,15 +72,30 @@ def flags(config: Config, info: VllmInfo) -> Check:
     missing = sorted(wanted - info.flags)
     if SOCKET_FLAG in missing:
         return fail("flags", f"vLLM {info.version} has no {SOCKET_FLAG}.", "Install vLLM 0.32.")
+    unknown = unknown_flags(config.engine.args, info.flags)
+    if unknown:
+        hint = "Remove them from engine.args; the engine would not start with them."
+        return fail("flags", f"vLLM {info.version} does not know {', '.join(unknown)}.", hint)
     if missing:
         hint = "These knobs are not searched; empty them in [tuning.space] or upgrade vLLM."
         return warn("flags", f"vLLM {info.version} has no {', '.join(missing)}.", hint)
     offered = info.choices.get(PLAIN_FLAGS["performance_mode"], ())
-    unknown = [mode for mode in space.performance_mode if offered and mode not in offered]
-    if unknown:
+    strange = [mode for mode in space.performance_mode if offered and mode not in offered]
+    if strange:
         hint = f"It knows {', '.join(offered)}."
-        return warn("flags", f"vLLM has no performance mode {', '.join(unknown)}.", hint)
+        return warn("flags", f"vLLM has no performance mode {', '.join(strange)}.", hint)
     return ok("flags", f"vLLM takes all {len(wanted)} that are needed.")
+
+
+def unknown_flags(args: Sequence[str], known: frozenset[str]) -> list[str]:
+    """Long options of a command line that an installed vLLM refuses; beginnings are allowed."""
+    heads = [re.split(r"[=.]", arg, maxsplit=1)[0] for arg in args if arg.startswith("--")]
+    return [
+        head
+        for head in dict.fromkeys(heads)
+        if len(head) > len("--")
+        and not any(flag.startswith(head.replace("_", "-")) for flag in known)
+    ]
 
 
 def model(name: str, text: str) -> Check:

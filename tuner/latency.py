@@ -21,6 +21,11 @@ class Timing:
         return None if self.first_token_s is None else self.first_token_s - self.sent_s
 
     @property
+    def latency_s(self) -> float | None:
+        """Time to the last token."""
+        return None if self.last_token_s is None else self.last_token_s - self.sent_s
+
+    @property
     def tpot_s(self) -> float | None:
         """Mean time per token after the first, as a user feels it; None below two tokens."""
         if self.first_token_s is None or self.last_token_s is None or self.output_tokens < 2:
@@ -57,12 +62,19 @@ class Latencies:
     ttft_p50_s: float | None
     ttft_p95_s: float | None
     tpot_mean_s: float | None
+    tpot_p99_s: float | None
+    latency_p95_s: float | None
 
 
 def summarise(timings: Sequence[Timing]) -> Latencies:
     """The figures of a block from its requests."""
     ttft = [timing.ttft_s for timing in timings if timing.ttft_s is not None]
     tpot = [timing.tpot_s for timing in timings if timing.tpot_s is not None]
+    whole = [timing.latency_s for timing in timings if timing.latency_s is not None]
     return Latencies(
-        ttft_p50_s=percentile(ttft, 0.5), ttft_p95_s=percentile(ttft, 0.95), tpot_mean_s=mean(tpot)
+        ttft_p50_s=percentile(ttft, 0.5),
+        ttft_p95_s=percentile(ttft, 0.95),
+        tpot_mean_s=mean(tpot),
+        tpot_p99_s=percentile(tpot, 0.99),
+        latency_p95_s=percentile(whole, 0.95),
     )

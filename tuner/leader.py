@@ -1,4 +1,4 @@
-"""P: which tried configuration a search recommends, and how sure the rates are.
+"""P: which tried configuration a search recommends, and how sure the scores are.
 
 The estimator is a shrunk mean (empirical Bayes): with n starts of a configuration, mean m, grand
 mean M over configurations, spread T between configurations and noise S of one start,
@@ -17,30 +17,33 @@ from dataclasses import dataclass
 from profiles.knobs import Knobs
 from tuner.observation import Observation
 
-PRIOR_NOISE = 0.025  # standard deviation of log tok/s between starts before any was repeated
+PRIOR_NOISE = 0.025  # standard deviation of the score between starts before any was repeated
 PRIOR_FREEDOM = 4
 TIE = math.log(1.01)  # within 1 % the smaller draft length wins (vLLM pull request 49163)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The shrunk mean of log tok/s of one configuration."""
+    """The shrunk mean of the score of one configuration."""
 
     knobs: Knobs
-    log_tok_s: float
+    score: float
     starts: int
 
 
-def rates(history: Sequence[Observation]) -> dict[Knobs, list[float]]:
-    """Log rates of every configuration that never failed and keeps the limits on average."""
+def scores(history: Sequence[Observation]) -> dict[Knobs, list[float]]:
+    """Scores of every configuration that never failed and keeps the limits on average.
+
+    A measurement that is void because too many requests failed has no score, but its margin counts.
+    """
     failed = {row.knobs for row in history if row.blamed}
     found: dict[Knobs, list[float]] = {}
     margins: dict[Knobs, dict[str, list[float]]] = {}
     for row in history:
-        if row.log_tok_s is not None and row.measured and row.knobs not in failed:
-            found.setdefault(row.knobs, []).append(row.log_tok_s)
-            for name, margin in row.limits.items():
-                margins.setdefault(row.knobs, {}).setdefault(name, []).append(margin)
+        if row.score is not None and row.measured and row.knobs not in failed:
+            found.setdefault(row.knobs, []).append(row.score)
+        for name, margin in row.limits.items():
+            margins.setdefault(row.knobs, {}).setdefault(name, []).append(margin)
     return {
         knobs: values
         for knobs, values in found.items()
@@ -49,8 +52,8 @@ def rates(history: Sequence[Observation]) -> dict[Knobs, list[float]]:
 
 
 def noise(history: Sequence[Observation]) -> float:
-    """Standard deviation of log tok/s of one start."""
-    repeated = [values for values in rates(history).values() if len(values) > 1]
+    """Standard deviation of the score of one start."""
+    repeated = [values for values in scores(history).values() if len(values) > 1]
     freedom = sum(len(values) - 1 for values in repeated)
     scatter = sum(statistics.variance(values) * (len(values) - 1) for values in repeated)
     return math.sqrt((PRIOR_FREEDOM * PRIOR_NOISE**2 + scatter) / (PRIOR_FREEDOM + freedom))
@@ -58,7 +61,7 @@ def noise(history: Sequence[Observation]) -> float:
 
 def estimates(history: Sequence[Observation]) -> list[Estimate]:
     """Estimates of all feasible configurations, best first."""
-    found = rates(history)
+    found = scores(history)
     if not found:
         return []
     means = {knobs: statistics.fmean(values) for knobs, values in found.items()}
@@ -70,21 +73,21 @@ def estimates(history: Sequence[Observation]) -> list[Estimate]:
     shrunk = [
         Estimate(
             knobs=knobs,
-            log_tok_s=grand + (mean - grand) * between / (between + start / len(found[knobs])),
+            score=grand + (mean - grand) * between / (between + start / len(found[knobs])),
             starts=len(found[knobs]),
         )
         for knobs, mean in means.items()
     ]
-    return sorted(shrunk, key=lambda each: (-each.log_tok_s, each.knobs.canonical()))
+    return sorted(shrunk, key=lambda each: (-each.score, each.knobs.canonical()))
 
 
 def leader(history: Sequence[Observation]) -> Knobs | None:
     """The configuration to recommend; None when nothing feasible was measured."""
     ranked = estimates(history)
-    tied = [each for each in ranked if each.log_tok_s >= ranked[0].log_tok_s - TIE]
+    tied = [each for each in ranked if each.score >= ranked[0].score - TIE]
     best = min(
         tied,
-        key=lambda each: (each.knobs.draft_tokens, -each.log_tok_s, each.knobs.canonical()),
+        key=lambda each: (each.knobs.draft_tokens, -each.score, each.knobs.canonical()),
         default=None,
     )
     return None if best is None else best.knobs

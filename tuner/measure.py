@@ -153,6 +153,8 @@ def _block(result: ReplayResult, window: Window | None) -> Block:
         ttft_p50_s=latencies.ttft_p50_s,
         ttft_p95_s=latencies.ttft_p95_s,
         tpot_mean_s=latencies.tpot_mean_s,
+        tpot_p99_s=latencies.tpot_p99_s,
+        latency_p95_s=latencies.latency_p95_s,
         step_mean_s=None if window is None else window.step_mean_s,
     )
 

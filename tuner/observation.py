@@ -6,23 +6,24 @@ from typing import Self
 
 from profiles.knobs import Knobs
 from profiles.measurement import FailureKind, Measurement
+from tuner.objective import DEFAULT, Goals
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One row of a search: a rate, or the kind of its failure, or neither when it was invalid."""
+    """One row of a search: a score, or the kind of its failure, or neither when it was invalid."""
 
     trial: int  # number of the trial, for sentences
     start: str  # identity of the engine start: one start may serve several classes
     knobs: Knobs
-    log_tok_s: float | None = None  # natural logarithm of output tokens per second
+    score: float | None = None  # natural logarithm of the objective, higher is better
     failure: FailureKind | None = None
     limits: Mapping[str, float] = field(default_factory=dict)  # signed margins, kept when <= 0
 
     @property
     def measured(self) -> bool:
-        """Whether there is a rate, feasible or not."""
-        return self.failure is None and self.log_tok_s is not None
+        """Whether there is a score, feasible or not."""
+        return self.failure is None and self.score is not None
 
     @property
     def blamed(self) -> bool:
@@ -30,25 +31,32 @@ class Observation:
         return self.failure is not None and self.failure.blames_knobs
 
     @property
+    def breaks(self) -> bool:
+        """Whether a limit is broken, also where requests failed and there is no score."""
+        return any(margin > 0 for margin in self.limits.values())
+
+    @property
     def feasible(self) -> bool:
-        """Whether there is a rate and no limit is broken."""
-        return self.measured and all(margin <= 0 for margin in self.limits.values())
+        """Whether there is a score and no limit is broken."""
+        return self.measured and not self.breaks
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether it says anything about its knobs."""
+        return self.measured or self.blamed or self.breaks
 
     @classmethod
-    def of(
-        cls, measurement: Measurement, *, trial: int, limits: Mapping[str, float] | None = None
-    ) -> Self:
+    def of(cls, measurement: Measurement, *, trial: int, goals: Goals = DEFAULT) -> Self:
         """The row of a stored measurement."""
-        rate = measurement.tok_s
         knobs = Knobs.model_validate_json(measurement.knobs)
         return cls(
             trial=trial,
             start=measurement.engine_token,
             # a search is over engine starts; what was learned inside one belongs to it
             knobs=knobs.cold() if knobs.live else knobs,
-            log_tok_s=measurement.log_rate() if rate is not None and rate > 0 else None,
+            score=goals.score(measurement),
             failure=None if measurement.failure is None else measurement.failure.kind,
-            limits=dict(limits or {}),
+            limits=goals.margins(measurement),
         )
 
 

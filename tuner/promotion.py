@@ -3,13 +3,17 @@
 import hashlib
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from profiles.knobs import Knobs
 from profiles.measurement import Measurement
 from profiles.profile import Evidence
 from tuner.compare import Interval, fixed_interval
+from tuner.objective import DEFAULT, Goals, over_blocks
+from tuner.observation import Observation
 
 DEFAULT_ARM = "default"
 LATENCY_FACTOR = 1.25  # TTFT p95 and mean TPOT may grow by this; p95 of few requests is noisy
@@ -49,12 +53,25 @@ def schedule_pairs(rounds: int, arms: Sequence[str], seed: int) -> list[tuple[st
     return [shuffled(number) for number in range(rounds)]
 
 
-def already_best(trials: int) -> Verdict:
+def already_best(trials: int, goals: Goals = DEFAULT) -> Verdict:
     """The verdict when the search itself recommends the default."""
     sentence = f"your configuration is already the best of {trials} tried"
-    return Verdict(
-        promote=False, evidence=Evidence(trials=trials, sentence=sentence), sentence=sentence
-    )
+    return _kept(sentence, _asked(goals, trials=trials))
+
+
+def nothing_fits(history: Sequence[Observation], goals: Goals = DEFAULT) -> Verdict:
+    """The verdict when a search recommends nothing at all, not even the default."""
+    kinds = Counter(str(row.failure) for row in history if row.failure is not None)
+    failed = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+    broken = sorted({name for row in history for name, margin in row.limits.items() if margin > 0})
+    if not any(row.measured for row in history) and not broken:
+        why = f"none of {len(history)} trials gave a usable measurement"
+        why += f" ({failed or goals.missing}); `tuner trials` has the reasons"
+    else:
+        limits = ", ".join(f"tuning.limits.{name}" for name in broken)
+        why = f"none of {len(history)} trials worked and kept {limits or 'working'}"
+        why += f" ({failed})" if failed else ""
+    return _kept(f"kept the default: {why}", _asked(goals, trials=len(history)))
 
 
 def decide(
@@ -65,8 +82,9 @@ def decide(
     trials: int = 0,
     confidence: float = 0.95,
     latency_factor: float = LATENCY_FACTOR,
+    goals: Goals = DEFAULT,
 ) -> Verdict:
-    """Promote when all planned pairs are usable, the gain is above the noise and latency holds.
+    """Promote when all planned pairs are usable, the gain is above the noise and limits hold.
 
     The number of pairs is fixed beforehand, so it must not depend on what they showed.
 
@@ -74,23 +92,26 @@ def decide(
         ValueError: more pairs than planned, or two pairs share a candidate start.
     """
     _check(pairs, planned_pairs)
-    usable = [pair for pair in pairs if _rate(pair.default) and _rate(pair.candidate)]
+    scored = [(pair, goals.score(pair.default), goals.score(pair.candidate)) for pair in pairs]
+    usable = [pair for pair, one, other in scored if one is not None and other is not None]
     if len(usable) < planned_pairs:
         return _kept(
             f"kept the default: {len(usable)} of {planned_pairs} start pairs gave a usable "
-            f"measurement{_why_not(pairs)}",
-            Evidence(pairs=len(usable), trials=trials, confidence=confidence),
+            f"measurement{_why_not(pairs, goals)}",
+            _asked(goals, pairs=len(usable), trials=trials, confidence=confidence),
         )
     found = fixed_interval(
-        [pair.candidate.log_rate() - pair.default.log_rate() for pair in usable],
+        [other - one for _, one, other in scored if one is not None and other is not None],
         confidence=confidence,
     )
-    evidence = _evidence(usable, found, trials=trials, confidence=confidence)
-    refusal = _refusal(usable, found, min_gain=min_gain, latency_factor=latency_factor)
+    evidence = _evidence(usable, found, goals, trials=trials, confidence=confidence)
+    refusal = _refusal(usable, found, goals=goals, min_gain=min_gain, latency_factor=latency_factor)
     if refusal is not None:
-        return _kept(f"kept the default: {refusal}", evidence)
+        own = goals.broken([pair.default for pair in usable])
+        also = "" if own is None else f"; your configuration itself: {own}"
+        return _kept(f"kept the default: {refusal}{also}", evidence)
     label = Knobs.model_validate_json(usable[0].candidate.knobs).label()
-    sentence = f"{label}: {_percent(found)} over {len(usable)} start pairs"
+    sentence = f"{label}: {goals.change(found)} over {len(usable)} start pairs"
     return Verdict(
         promote=True, evidence=evidence.model_copy(update={"sentence": sentence}), sentence=sentence
     )
@@ -108,18 +129,26 @@ def _check(pairs: Sequence[Pair], planned: int) -> None:
 
 
 def _refusal(
-    pairs: Sequence[Pair], found: Interval, *, min_gain: float, latency_factor: float
+    pairs: Sequence[Pair],
+    found: Interval,
+    *,
+    goals: Goals,
+    min_gain: float,
+    latency_factor: float,
 ) -> str | None:
-    gain = math.expm1(found.mean)
+    gain, change = math.expm1(found.mean), goals.change(found)
     errors = sum(block.errors for pair in pairs for block in pair.candidate.blocks)
     if errors:
         return f"{errors} requests failed with the candidate"
+    broken = goals.broken([pair.candidate for pair in pairs])
+    if broken is not None:
+        return f"with the candidate {broken}"
     if found.high < 0:
-        return f"{_percent(found)} is a loss"
+        return f"{change} is a loss"
     if found.low <= 0:
-        return f"{_percent(found)} is not above the noise"
+        return f"{change} is not above the noise"
     if gain <= min_gain:
-        return f"{_percent(found)} is not more than the {min_gain:.1%} asked for"
+        return f"{change} is not more than the {min_gain:.1%} asked for"
     return _slower("ttft_p95_s", pairs, latency_factor, "TTFT p95", LATENCY_SLACK_S) or _slower(
         "tpot_mean_s", pairs, latency_factor, "time per output token", 0.0
     )
@@ -129,28 +158,27 @@ def _slower(
     name: str, pairs: Sequence[Pair], factor: float, label: str, slack_s: float
 ) -> str | None:
     """Why a latency refuses the candidate; a latency that nobody reported refuses nothing."""
-    before = _latency([pair.default for pair in pairs], name)
-    after = _latency([pair.candidate for pair in pairs], name)
+    before = over_blocks([pair.default for pair in pairs], name)
+    after = over_blocks([pair.candidate for pair in pairs], name)
     if before is None or after is None or after <= before * factor or after - before <= slack_s:
         return None
     return f"{label} would grow from {before * 1e3:.0f} to {after * 1e3:.0f} ms"
 
 
-def _latency(measurements: Sequence[Measurement], name: str) -> float | None:
-    """Median over all blocks, which one slow block cannot move."""
-    values = [getattr(block, name) for each in measurements for block in each.blocks]
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+def _asked(goals: Goals, **known: Any) -> Evidence:
+    """Evidence that names what was asked for."""
+    return Evidence(objective=goals.objective, limits=dict(goals.limits), **known)
 
 
 def _evidence(
-    pairs: Sequence[Pair], found: Interval, *, trials: int, confidence: float
+    pairs: Sequence[Pair], found: Interval, goals: Goals, *, trials: int, confidence: float
 ) -> Evidence:
-    lengths = [p.candidate.acceptance.mean_length for p in pairs if p.candidate.acceptance]
-    joules = [pair.candidate.joule_per_token for pair in pairs]
-    return Evidence(
-        tok_s=math.exp(statistics.fmean(pair.candidate.log_rate() for pair in pairs)),
-        default_tok_s=math.exp(statistics.fmean(pair.default.log_rate() for pair in pairs)),
+    tuned, default = [p.candidate for p in pairs], [p.default for p in pairs]
+    lengths = [each.acceptance.mean_length for each in tuned if each.acceptance]
+    return _asked(
+        goals,
+        tok_s=math.exp(statistics.fmean(each.log_rate() for each in tuned)),
+        default_tok_s=math.exp(statistics.fmean(each.log_rate() for each in default)),
         gain=math.expm1(found.mean),
         gain_low=math.expm1(found.low),
         gain_high=math.expm1(found.high),
@@ -158,7 +186,10 @@ def _evidence(
         pairs=len(pairs),
         trials=trials,
         acceptance_length=_mean(lengths),
-        joule_per_token=_mean(joules),
+        joule_per_token=_mean([each.joule_per_token for each in tuned]),
+        default_joule_per_token=_mean([each.joule_per_token for each in default]),
+        latency_p95_s=over_blocks(tuned, "latency_p95_s"),
+        default_latency_p95_s=over_blocks(default, "latency_p95_s"),
     )
 
 
@@ -179,15 +210,10 @@ def _rate(measurement: Measurement) -> float:
     return measurement.tok_s or 0.0
 
 
-def _why_not(pairs: Sequence[Pair]) -> str:
+def _why_not(pairs: Sequence[Pair], goals: Goals) -> str:
     for pair in pairs:
-        for each in (pair.candidate, pair.default):
-            if not _rate(each):
+        for each, whose in ((pair.candidate, ""), (pair.default, "your configuration: ")):
+            if goals.score(each) is None:
                 reason = each.failure.sentence if each.failure else each.invalid
-                return f" ({(reason or 'no tokens').rstrip('.')})"
+                return f" ({whose}{(reason or goals.missing).rstrip('.')})"
     return ""
-
-
-def _percent(found: Interval) -> str:
-    mean, low, high = (100 * math.expm1(x) for x in (found.mean, found.low, found.high))
-    return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]"

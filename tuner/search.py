@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from profiles.knobs import Knobs
 from tuner.cones import Cones
 from tuner.design import Start
-from tuner.leader import TIE, estimates, noise, rates
+from tuner.leader import TIE, estimates, noise, scores
 from tuner.observation import Observation, failed_starts
 from tuner.space import Space
 from tuner.study import Row, suggest
@@ -67,7 +67,7 @@ def next_candidate(
         return Stop(reason=reason)
     cones = Cones.of(history, elsewhere)
     attempts = Counter(row.knobs for row in history)
-    measured = {row.knobs for row in history if row.measured}
+    measured = {row.knobs for row in history if row.measured or row.breaks}
     allowed = {
         point: None
         for point in space.points()
@@ -76,7 +76,7 @@ def next_candidate(
         and cones.excludes(point) is None
     }
     if failed_starts(history) >= budget.failures:
-        good = list(rates(history))
+        good = list(scores(history))
         allowed = {
             point: None for point in allowed if any(space.adjacent(point, one) for one in good)
         }
@@ -120,7 +120,7 @@ def next_for_classes(
 
 def _finished(history: Sequence[Observation], budget: Budget) -> str | None:
     starts = len({row.start for row in history})
-    spent = len({row.start for row in history if row.log_tok_s is not None or row.blamed})
+    spent = len({row.start for row in history if row.conclusive})
     failed = failed_starts(history)
     if spent >= budget.trials:
         return f"all {budget.trials} trials of the budget are spent"
@@ -140,14 +140,14 @@ def _settled(history: Sequence[Observation]) -> bool:
     return (
         len(top) == 3
         and all(each.starts > 1 for each in top)
-        and top[0].log_tok_s - top[2].log_tok_s <= TIE
+        and top[0].score - top[2].score <= TIE
     )
 
 
 def _stalled(history: Sequence[Observation]) -> bool:
-    told = [row for row in history if row.measured or row.blamed]
+    told = [row for row in history if row.conclusive]
     good = [
-        [row.log_tok_s for row in part if row.feasible and row.log_tok_s is not None]
+        [row.score for row in part if row.feasible and row.score is not None]
         for part in (told[:-PATIENCE], told[-PATIENCE:])
     ]
     if len(told) < PATIENCE_FROM + PATIENCE or not good[0]:
@@ -157,7 +157,7 @@ def _stalled(history: Sequence[Observation]) -> bool:
 
 def _exhausted(history: Sequence[Observation], space: Space, budget: Budget) -> str:
     failed = failed_starts(history)
-    if failed >= budget.failures and not rates(history):
+    if failed >= budget.failures and not scores(history):
         return f"{failed} starts failed and none worked"
     if failed >= budget.failures:
         return f"{failed} starts failed and every neighbour of what works was tried"
@@ -192,7 +192,7 @@ def _modelled(
     crashes: bool,
     gaussian: bool | None,
 ) -> Candidate:
-    told = [row for row in history if space.contains(row.knobs) and (row.measured or row.blamed)]
+    told = [row for row in history if space.contains(row.knobs) and row.conclusive]
     mixed = int.from_bytes(hashlib.sha256(f"{seed}:{len(history)}".encode()).digest()[:4])
     if len(allowed) == 1:
         return Candidate(knobs=next(iter(allowed)), why="the last one that was not tried")
@@ -221,8 +221,8 @@ def _drawn(allowed: Mapping[Knobs, None], seed: int) -> Knobs:
 
 def _rows(told: Sequence[Observation], *, alive: bool) -> list[Row]:
     """What Optuna is told: a crash has the worst feasible value and a broken constraint."""
-    values = [row.log_tok_s for row in told if row.feasible and row.log_tok_s is not None]
-    worst = min(values or [row.log_tok_s for row in told if row.log_tok_s is not None])
+    values = [row.score for row in told if row.feasible and row.score is not None]
+    worst = min(values or [row.score for row in told if row.score is not None])
     seen: dict[str, list[float]] = {}
     for row in told:
         for name, margin in row.limits.items():
@@ -234,8 +234,8 @@ def _rows(told: Sequence[Observation], *, alive: bool) -> list[Row]:
         constraints = {name: row.limits.get(name, middle) for name, middle in neutral.items()}
         if alive:
             constraints[ALIVE] = 1.0 if row.blamed else -1.0
-        measured = row.measured and row.log_tok_s is not None
-        value = row.log_tok_s if measured and row.log_tok_s is not None else worst
+        measured = row.measured and row.score is not None
+        value = row.score if measured and row.score is not None else worst
         rows.append(Row(knobs=row.knobs, value=value, constraints=constraints))
     return rows
 

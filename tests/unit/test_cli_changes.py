@@ -50,6 +50,20 @@ def exported(daemon):
     return daemon
 
 
+@pytest.mark.parametrize("form", ["json", "vllm-args"])
+def test_a_profile_that_failed_is_not_exported(daemon, form):
+    """Once this wrote a configuration that cannot start, as the winner."""
+    shown = PROFILE.model_dump(mode="json")
+    daemon.on(
+        "GET", "/v1/profiles/abcd", {"v": 1, "profile": shown, "unfit": "it failed here: No memory"}
+    )
+    result = tuner("profiles", "export", "abcd", "--format", form)
+
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert f"Cannot export profile {PROFILE.id}" in result.stderr
+    assert "it failed here: No memory." in result.stderr
+
+
 def test_export_and_import_are_inverse(exported, tmp_path):
     """What was exported is what the other daemon is given."""
     file = tmp_path / "p.json"
@@ -76,7 +90,7 @@ def test_export_as_vllm_arguments(exported):
 
 def test_export_with_a_drafter_that_is_not_configured(exported, config):
     """A drafter of another configuration cannot be rendered, and that is said."""
-    config.write_text('state_dir = "s"\n[engine]\nmodel = "org/name"\n')
+    config.write_text('state_dir = "s"\ndrafters = []\n[engine]\nmodel = "org/name"\n')
     result = tuner("profiles", "export", PROFILE.id[:4], "--format", "vllm-args")
 
     assert 2 == result.exit_code

@@ -333,3 +333,33 @@ def test_shown_configuration_is_the_configuration(tmp_path):
     assert "gateway.drain_s = 120.0  # default" in text.splitlines()
     assert 'engine.default.drafter = "n"' in text.splitlines()
     assert "runtime_dir" not in tomllib.loads(text)
+
+
+def test_objective_and_limits_are_read(tmp_path):
+    """Limits are a table of their own; one that is not set limits nothing."""
+    text = (
+        f'{MODEL}[tuning]\nobjective = "p95_latency"\n'
+        "[tuning.limits]\nttft_p95_s = 0.5\nerror_rate = 0\n"
+    )
+    tuning = load(written(tmp_path, text)).tuning
+
+    assert "p95_latency" == tuning.objective
+    assert {"ttft_p95_s": 0.5, "error_rate": 0.0} == tuning.limits.model_dump(exclude_none=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('[tuning]\nobjective = "latency"', 'one of "tok_s", "tok_per_joule", "p95_latency"'),
+        ("[tuning.limits]\nttft_p95_s = 0", "above 0"),
+        ("[tuning.limits]\npower_w = -1", "above 0"),
+        ("[tuning.limits]\nerror_rate = 1.5", "at most 1"),
+        ("[tuning.limits]\ntemperature = 80", "temperature_c"),
+        ("[limits]\nttft_p95_s = 1", "limits"),
+    ],
+)
+def test_an_objective_or_limit_that_cannot_be_is_named(tmp_path, line, words):
+    """A limit that is silently dropped would be worse than none."""
+    (said,) = problems(tmp_path, f"{MODEL}{line}\n")
+
+    assert words in said

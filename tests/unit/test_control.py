@@ -8,6 +8,7 @@ import pytest
 
 from profiles.errors import ConflictError, StoreError
 from profiles.knobs import Knobs
+from profiles.measurement import Failure, FailureKind, Measurement
 from profiles.platform import fingerprint
 from profiles.profile import default_profile
 from service.archive import Archive
@@ -98,6 +99,42 @@ async def test_the_socket_of_a_dead_daemon_is_replaced(daemon, tmp_path):
 
     assert (tmp_path / "status.sock").is_socket()
     await control.close()
+
+
+async def test_a_pin_to_a_barred_profile_is_refused(ask, daemon):
+    """An import is the operator's affair until it has done harm here."""
+    _, imported = await ask("POST", "/v1/profiles/import", {"profile": given(3)})
+    body = {"application": "web", "profile": imported["id"]}
+    archive = daemon.parts.archive
+    knobs = (await archive.call(archive.store.profile, imported["id"])).knobs
+    await archive.call(
+        archive.store.quarantine, knobs, platform=HERE.digest, reason="died", at=1.0, until=None
+    )
+    status, said = await ask("POST", "/v1/pins", body)
+
+    assert (409, 1) == (status, said["error"]["exit_code"])
+    assert "is in quarantine" in said["error"]["message"]
+    assert [] == (await ask("GET", "/v1/pins"))[1]["pins"]
+
+
+async def test_a_profile_says_why_it_must_not_be_exported(ask, daemon):
+    """A start of it has failed on this machine after it was imported."""
+    _, imported = await ask("POST", "/v1/profiles/import", {"profile": given(3)})
+    path = f"/v1/profiles/{imported['id']}"
+    assert (await ask("GET", path))[1]["unfit"] is None
+    archive = daemon.parts.archive
+    stored = await archive.call(archive.store.profile, imported["id"])
+    failed = Measurement(
+        platform=HERE.digest,
+        workload="sampled.balanced.high",
+        knobs=stored.knobs.canonical(),
+        started_at=1.0,
+        engine_token="t",
+        failure=Failure(kind=FailureKind.OOM_LOAD, sentence="No memory."),
+    )
+    await archive.call(archive.store.add_measurement, failed)
+
+    assert "it failed here: No memory." == (await ask("GET", path))[1]["unfit"]
 
 
 async def test_a_pin_of_an_unseen_application_is_taken_and_said(ask, daemon):

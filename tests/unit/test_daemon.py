@@ -134,6 +134,10 @@ class Lab:
     def __init__(self):
         self.end = asyncio.Event()
         self.error = None
+        self.refused = None
+
+    def refusal(self):
+        return self.refused
 
     async def tune(self, *_):
         await self.end.wait()
@@ -491,3 +495,44 @@ async def test_a_live_change_is_said_and_earns_nothing(daemon):
         e.sentence for e in said
     ]
     assert switches == daemon.state.ledger.switched_at
+
+
+async def bar(daemon, wanted):
+    archive = daemon.parts.archive
+    await archive.call(
+        archive.store.quarantine,
+        wanted.knobs,
+        platform=HERE.digest,
+        reason="it died",
+        at=1.0,
+        until=None,
+    )
+
+
+async def test_a_barred_profile_cannot_be_chosen_by_hand(daemon):
+    """`tuner use` would bring back what has just done harm; the default always may be chosen."""
+    await put(daemon, profile(3))
+    await bar(daemon, profile(3))
+
+    with pytest.raises(ConflictError, match="is in quarantine") as caught:
+        await daemon.steward.use(profile(3).id)
+    assert 1 == caught.value.exit_code
+    assert daemon.state.manual is None
+    await daemon.steward.use("default")
+    assert daemon.state.default == daemon.state.manual
+
+
+async def test_a_session_without_the_sensor_for_its_objective_is_refused(daemon):
+    """Before the engine is touched, with the reason; and an idle daemon does not try it."""
+    daemon.parts.lab.refused = "this machine has no energy counter"
+
+    with pytest.raises(ConflictError, match="Cannot tune: this machine has no energy counter"):
+        await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    assert Mode.SERVING is daemon.state.mode
+
+    facts = await daemon.steward.facts()
+    daemon.state.since = daemon.state.tuned_at = 0.0
+    daemon.parts.observer.seen = {"greedy.balanced.single": None}
+    assert not daemon.steward._idle(facts)
+    daemon.parts.lab.refused = None
+    assert daemon.steward._idle(facts)

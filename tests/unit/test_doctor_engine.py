@@ -142,3 +142,23 @@ def test_interpreter_of_a_console_script(tmp_path):
     (tmp_path / "python").write_text("")
     assert str(tmp_path / "python") == doctor_engine.interpreter(str(script))
     assert doctor_engine.interpreter("no-such-program-here") is None
+
+
+@pytest.mark.parametrize(
+    ("args", "unknown"),
+    [
+        (["--swap-space", "4"], "--swap-space"),
+        (["--disable-log-requests"], "--disable-log-requests"),
+        (["--swap_space=4", "--u", "x"], "--swap_space"),
+        (["--dtype", "half", "--max_model_len=8", "-tp", "2", "--", "--uds"], None),
+        (["--compilation-config.mode", "3"], None),
+    ],
+)
+def test_arguments_that_vllm_does_not_know_are_named(tmp_path, args, unknown):
+    """A flag of an older vLLM would end every start; underscores and dotted keys are its own."""
+    known = INFO.flags | {"--dtype", "--max-model-len", "--compilation-config"}
+    config = config_of(tmp_path, engine={"model": "org/name", "args": args})
+    found = doctor_engine.flags(config, VllmInfo(version="0.32.0", flags=known))
+
+    assert ("ok" if unknown is None else "fail") == found.state
+    assert unknown is None or f"vLLM 0.32.0 does not know {unknown}." == found.sentence

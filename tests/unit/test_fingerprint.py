@@ -10,7 +10,7 @@ from service import fingerprint
 from service.fingerprint import argument, platform_of
 from tuner.config import Config, EngineConfig
 
-CARD = SimpleNamespace(name="NVIDIA H200", memory_mib=143771, driver="580.1")
+CARD = SimpleNamespace(uuid="GPU-1", name="NVIDIA H200", memory_mib=143771, driver="580.1")
 
 
 def config(**engine):
@@ -79,3 +79,14 @@ async def test_another_local_model_is_another_platform(monkeypatch, tmp_path):
 
     assert before.digest != after.digest
     assert before.model_revision.startswith("local-")
+
+
+async def test_only_the_cards_of_the_engine_count(monkeypatch):
+    """CUDA_VISIBLE_DEVICES in engine.env makes another platform of the same machine."""
+    small = SimpleNamespace(uuid="GPU-2", name="NVIDIA L4", memory_mib=23034, driver="580.1")
+    monkeypatch.setattr(fingerprint, "nvml_gpus", lambda: [CARD, small])
+    both = await platform_of(config(), "0.32.0")
+    second = await platform_of(config(env={"CUDA_VISIBLE_DEVICES": "1"}), "0.32.0")
+
+    assert (2, "NVIDIA H200") == (both.gpu_count, both.gpu)
+    assert (1, "NVIDIA L4") == (second.gpu_count, second.gpu)

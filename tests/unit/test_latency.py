@@ -43,3 +43,19 @@ def test_a_block_is_summarised_over_what_is_known():
     figures = summarise([timing(0.0, 1.0, 3.0, 3), timing(0.0, None, None, 0)])
 
     assert (1.0, 1.0, 1.0) == (figures.ttft_p50_s, figures.ttft_p95_s, figures.tpot_mean_s)
+    assert (1.0, 3.0) == (figures.tpot_p99_s, figures.latency_p95_s)
+
+
+def test_the_tails_of_a_block_are_those_of_its_slowest_requests():
+    """99 % of the times per token, 95 % of the times to the last one."""
+    figures = summarise([timing(0.0, 0.1, 0.1 + n, 11) for n in range(101)])
+
+    assert 9.9 == pytest.approx(figures.tpot_p99_s)
+    assert 95.1 == pytest.approx(figures.latency_p95_s)
+
+
+def test_tokens_that_arrive_together_are_not_fast():
+    """A chunk of a speculating engine holds several tokens; each of them took its share."""
+    one = timing(0.0, 1.0, 2.0, 11)  # ten tokens in two chunks half a second apart
+
+    assert 0.1 == pytest.approx(summarise([one]).tpot_p99_s)

@@ -41,7 +41,7 @@ def test_single_lucky_start_is_pulled_towards_the_mean():
         next(each for each in estimates(history) if each.knobs == knobs) for knobs in (k(8), k(3))
     )
 
-    assert math.log(105.5) - lucky.log_tok_s > 2 * (math.log(104) - steady.log_tok_s)
+    assert math.log(105.5) - lucky.score > 2 * (math.log(104) - steady.score)
     assert k(3) == leader(history)
 
 
@@ -65,9 +65,9 @@ def test_noise_pools_repeated_starts_with_the_prior():
 
 def test_observation_of_a_measurement():
     """A stored measurement becomes a row: rate, failure kind, start and knobs."""
-    good = Observation.of(measurement("t1", k(3), rate=math.e), trial=4, limits={"x": -1})
+    good = Observation.of(measurement("t1", k(3), rate=math.e), trial=4)
     bad = Observation.of(measurement("t2", failure=FailureKind.OOM_LOAD), trial=5)
 
     assert (4, "t1", k(3), True) == (good.trial, good.start, good.knobs, good.feasible)
-    assert 1.0 == pytest.approx(good.log_tok_s, abs=0.01)
-    assert (None, FailureKind.OOM_LOAD, True) == (bad.log_tok_s, bad.failure, bad.blamed)
+    assert 1.0 == pytest.approx(good.score, abs=0.01)
+    assert (None, FailureKind.OOM_LOAD, True) == (bad.score, bad.failure, bad.blamed)

@@ -72,6 +72,8 @@ async def test_blocks_are_timed_after_the_warm_up(tmp_path):
         assert block.step_mean_s == pytest.approx(engine.token_s)
         assert block.ttft_p50_s is not None
         assert block.tpot_mean_s is not None
+        assert block.tpot_mean_s <= block.tpot_p99_s
+        assert block.ttft_p95_s <= block.latency_p95_s
 
 
 async def test_no_block_finds_the_prefixes_of_another(tmp_path):

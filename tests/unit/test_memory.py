@@ -12,6 +12,7 @@ from profiles.profile import Evidence, Origin, Profile, default_profile
 from service.archive import Archive
 from service.memory import LiveMemory, remembered
 from tuner.cells import Cell
+from tuner.objective import Goals
 
 HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
 CLASS = "greedy.balanced.mid"
@@ -49,8 +50,15 @@ def memory(archive):
     return made
 
 
-async def promoted(archive, knobs):
-    evidence = Evidence(gain=0.4, gain_low=0.3, gain_high=0.5, sentence="+40 %")
+async def promoted(archive, knobs, goals=Goals()):  # noqa: B008 - frozen
+    evidence = Evidence(
+        gain=0.4,
+        gain_low=0.3,
+        gain_high=0.5,
+        sentence="+40 %",
+        objective=goals.objective,
+        limits=dict(goals.limits),
+    )
     profile = Profile(
         knobs=knobs, platform=HERE.digest, workload=CLASS, origin=Origin.SEARCH, evidence=evidence
     )
@@ -76,6 +84,19 @@ async def test_the_profile_of_the_class_gets_the_schedule_and_keeps_its_gain(arc
 
     assert (scheduled(3), 0.3) == (found.knobs, found.evidence.gain_low)
     assert "+40 %; then learned live: 3" == found.evidence.sentence
+
+
+@pytest.mark.parametrize(
+    "goals", [Goals(objective="tok_per_joule"), Goals(limits={"power_w": 300.0})]
+)
+async def test_rates_alone_change_no_profile_that_must_be_cool(archive, memory, goals):
+    """Live cells have no joules: the row is kept, the proven profile stays as it is."""
+    await promoted(archive, scheduled(8), goals)
+    archive.goals = goals
+    await memory.learned(mixture(), scheduled(3), CELLS)
+
+    assert scheduled(8) == (await archive.promoted(HERE.digest))[CLASS].knobs
+    assert 1 == len(await archive.measurements(HERE.digest, CLASS))
 
 
 @pytest.mark.parametrize("other", [Knobs(), Knobs(drafter="ngram", draft_length=8, live=True)])
@@ -116,7 +137,6 @@ DEFAULT = default_profile(HERE.digest, Knobs())
 FITTED = Profile(knobs=scheduled(3), platform=HERE.digest, workload=CLASS, origin=Origin.SEARCH)
 THERE = fingerprint(vllm="0.31.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
 ELSEWHERE = FITTED.model_copy(update={"platform": THERE.digest})
-DOES_NOT_FIT = "the profile of last time does not fit this"
 
 
 @pytest.fixture
@@ -157,11 +177,15 @@ async def test_a_first_start_has_the_operators_own_configuration(recall):
 @pytest.mark.parametrize(
     ("last", "more", "what"),
     [
-        (FITTED, {"refusal": InvalidKnobsError("There is no such drafter.")}, "configuration"),
-        (FITTED, {"banned": True}, "platform"),
-        (ELSEWHERE, {}, "platform"),
+        (
+            FITTED,
+            {"refusal": InvalidKnobsError("There is no such drafter.")},
+            "does not fit this configuration",
+        ),
+        (FITTED, {"banned": True}, "is not restored: it did harm here and is in quarantine"),
+        (ELSEWHERE, {}, "does not fit this platform"),
     ],
 )
 async def test_a_profile_that_does_not_fit_is_not_remembered(recall, last, more, what):
     """A drafter that is gone, a quarantine, another GPU: the default, and why."""
-    assert (DEFAULT, f"{DOES_NOT_FIT} {what}") == await recall(last, **more)
+    assert (DEFAULT, f"the profile of last time {what}") == await recall(last, **more)

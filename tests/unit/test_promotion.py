@@ -30,7 +30,7 @@ def test_clear_gain_is_promoted_with_its_evidence():
     found = verdict(pairs([141, 142, 143]))
 
     assert found.promote
-    assert "dflash k=8: +42.0 % [+39.5, +44.5] over 3 start pairs" == found.sentence
+    assert "dflash k=8: +42.0 % tok/s [+39.5, +44.5] over 3 start pairs" == found.sentence
     assert found.sentence == found.evidence.sentence
     assert 0.42 == pytest.approx(found.evidence.gain, abs=1e-3)
     assert (3, 12, 0.95) == (
@@ -46,7 +46,7 @@ def test_gain_within_the_noise_is_not_promoted():
     found = verdict(pairs([95, 104, 109]))
 
     assert not found.promote
-    assert found.sentence.startswith("kept the default: +2.5 % [")
+    assert found.sentence.startswith("kept the default: +2.5 % tok/s [")
     assert found.sentence.endswith("is not above the noise")
 
 

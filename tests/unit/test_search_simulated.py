@@ -129,7 +129,7 @@ def test_shuffled_class_names_do_not_matter():
     starts = design(space, Knobs(), [], size=4)
     rng = random.Random(1)
     rows = [observe(n, k(n + 1), rng.random()) for n in range(3)]
-    other = [replace(seen, log_tok_s=0.5) for seen in rows]
+    other = [replace(seen, score=0.5) for seen in rows]
 
     assert next_for_classes(
         {"a": rows, "b": other}, space, starts, seed=1, budget=BUDGET

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 from pydantic import ValidationError
 
-from profiles.errors import InvalidKnobsError
+from profiles.errors import ConflictError, InvalidKnobsError
 from profiles.knobs import render
 from profiles.profile import Profile
 from tuner.cli import app, render_tables
@@ -57,7 +57,13 @@ def show_profile(session: Session, profile: str) -> None:
 @pass_session
 def export_profile(session: Session, profile: str, form: str) -> None:
     """Write one profile to stdout."""
-    found = _parsed(_get(session, profile)["profile"])
+    answer = _get(session, profile)
+    found = _parsed(answer["profile"])
+    if answer.get("unfit"):
+        raise ConflictError(
+            f"Cannot export profile {found.id} ({found.knobs.label()}): {answer['unfit']}.",
+            hint="`tuner profiles list` shows the others.",
+        )
     if form == "json":
         data = {"v": 1, "id": found.id, "profile": found.model_dump(mode="json")}
         click.echo(json.dumps(data, indent=2))

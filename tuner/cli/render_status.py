@@ -176,7 +176,7 @@ def tuning(data: Mapping[str, Any]) -> str:
     parts = [count, safe(data.get("phase")), safe(data.get("sentence"))]
     for workload, best in part(data, "best").items():
         if isinstance(best, Mapping):
-            rate = number(best.get("tok_s"), "tok/s")
+            rate = safe(best.get("figure") or number(best.get("tok_s"), "tok/s"))
             parts.append(f"best for {safe(workload)} so far {safe(best.get('label'))}, {rate}")
     return DOT.join(word for word in parts if word != MISSING)
 

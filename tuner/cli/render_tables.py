@@ -81,6 +81,8 @@ def render_profile(item: Item, *, now: float) -> RenderableType:
             ("made", clock(item.get("created_at"), now)),
             ("rate", number(proof.get("tok_s"), "tok/s", 1)),
             ("default", number(proof.get("default_tok_s"), "tok/s", 1)),
+            ("objective", safe(proof.get("objective"))),
+            ("latency", number(proof.get("latency_p95_s"), "s p95", 2)),
             ("gain", f"{interval} at {confidence}, {safe(proof.get('pairs'))} start pairs"),
             ("search", f"{safe(proof.get('trials'))} engine starts"),
             ("acceptance", f"{number(proof.get('acceptance_length'), digits=2)} tokens a step"),
