@@ -22,6 +22,7 @@ from tuner.config import Config
 from tuner.corpus import synthetic_requests
 from tuner.design import Start, design
 from tuner.flags import accepted_flags
+from tuner.gpu_reading import GpuFault
 from tuner.paths import Paths
 from tuner.promotion import Verdict
 from tuner.replay import ReplayRequest
@@ -65,6 +66,11 @@ class Lab:
     def progress(self) -> Progress | None:
         """Where the session is; None when none has run."""
         return None if self._session is None else self._session.progress
+
+    @property
+    def fault(self) -> GpuFault | None:
+        """Why nothing can be measured on this machine now; None when it can."""
+        return self._telemetry.fault()
 
     async def tune(
         self,

@@ -10,6 +10,7 @@ from profiles.knobs import Knobs
 from profiles.measurement import Measurement
 from profiles.profile import Evidence
 from tuner.compare import Interval, fixed_interval
+from tuner.validity import cache_gap
 
 DEFAULT_ARM = "default"
 LATENCY_FACTOR = 1.25  # TTFT p95 and mean TPOT may grow by this; p95 of few requests is noisy
@@ -74,7 +75,7 @@ def decide(
         ValueError: more pairs than planned, or two pairs share a candidate start.
     """
     _check(pairs, planned_pairs)
-    usable = [pair for pair in pairs if _rate(pair.default) and _rate(pair.candidate)]
+    usable = [pair for pair in pairs if _comparable(pair)]
     if len(usable) < planned_pairs:
         return _kept(
             f"kept the default: {len(usable)} of {planned_pairs} start pairs gave a usable "
@@ -175,6 +176,11 @@ def _kept(sentence: str, evidence: Evidence) -> Verdict:
     )
 
 
+def _comparable(pair: Pair) -> bool:
+    both = _rate(pair.default) > 0 and _rate(pair.candidate) > 0
+    return both and cache_gap(pair.default, pair.candidate) is None
+
+
 def _rate(measurement: Measurement) -> float:
     return measurement.tok_s or 0.0
 
@@ -185,7 +191,8 @@ def _why_not(pairs: Sequence[Pair]) -> str:
             if not _rate(each):
                 reason = each.failure.sentence if each.failure else each.invalid
                 return f" ({(reason or 'no tokens').rstrip('.')})"
-    return ""
+    gaps = [cache_gap(pair.default, pair.candidate) for pair in pairs]
+    return next((f" ({gap})" for gap in gaps if gap is not None), "")
 
 
 def _percent(found: Interval) -> str:

@@ -6,8 +6,10 @@ import time
 import pynvml
 import pytest
 
-from tuner.nvml import Gpu, GpuReading, Nvml, NvmlMissingError, gpus, reason_names, within
-from tuner.telemetry import HostReading, Reading, Telemetry, environment
+from tuner.environment import HostReading, Reading, environment
+from tuner.gpu_reading import Gpu, GpuReading, reason_names
+from tuner.nvml import Nvml, NvmlMissingError, gpus, within
+from tuner.telemetry import Telemetry
 
 LONG_S = 5.0  # nothing here takes that long
 
