@@ -4,15 +4,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
 from profiles.errors import ConflictError, InvalidKnobsError, TunerError
+from profiles.profile import Evidence, Origin, Profile
 from service.modes import Event, Mode, accepts
-from service.policy import MANUAL_WHY, Facts, decide
+from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
 from service.probation import Trial, promised, regression
 from service.state import Parts, State
 from service.table_sweep import SweepRequest
-from tuner.gpu_reading import FaultCode
+from tuner.gpu_reading import NO_START, FaultCode
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Steward:
             if facts.plain_waiting > 0 or (decision.switch and facts.manual is not None):
                 self._post(Event.SWITCH_WANTED)
             return
+        decision = self._spared(decision, facts)
         state.ledger, state.decision, state.sentence = ledger, decision, decision.why
         if decision.switch:
             state.target, state.target_why = decision.profile, decision.why
@@ -86,6 +89,39 @@ class Steward:
         await self._say("sensors", f"tuning is paused, serving goes on: {fault.sentence}")
         if self.state.mode is Mode.TUNING:
             self._post(Event.SWITCH_WANTED)  # its rows are kept; the next session goes on
+
+    def _spared(self, decision: Decision, facts: Facts) -> Decision:
+        """The decision, without a restart that a broken driver would turn into an outage."""
+        fault = self.parts.lab.fault
+        restart = decision.switch and not decision.live and facts.manual is None
+        if not restart or fault is None or fault.code not in NO_START:
+            return decision
+        why = f"{decision.why}; waiting: {fault.sentence}"
+        return replace(decision, profile=facts.in_force, switch=False, why=why)
+
+    async def best_now(self) -> tuple[Profile, str]:
+        """What should serve after a session, whatever a restart costs, and why.
+
+        With a driver that can start no engine it is the engine that the session has left.
+        """
+        facts, engine, fault = await self.facts(), self.parts.slot.engine, self.parts.lab.fault
+        if (
+            fault is not None
+            and fault.code in NO_START
+            and engine is not None
+            and self.parts.slot.runs(engine.knobs)
+        ):
+            why = f"it runs, and no other engine could be started: {fault.sentence}"
+            left = Profile(
+                knobs=engine.knobs,
+                platform=self.parts.platform.digest,
+                workload="any",
+                origin=Origin.SEARCH,
+                evidence=Evidence(sentence=why),
+            )
+            return left, why
+        profile, why, _ = wanted(facts, self.parts.config.policy)
+        return profile, why
 
     def _idle(self, facts: Facts) -> bool:
         """Whether an automatic session may begin: traffic was seen, has a class, and has ended."""

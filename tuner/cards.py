@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from tuner.gpu_reading import FaultCode, GpuFault, GpuReading
+from tuner.gpu_reading import NO_START, FaultCode, GpuFault, GpuReading
 from tuner.nvml import NvmlMissingError
 
 REOPEN_S = 30.0  # a driver that failed is opened anew so often: a reset card comes back by itself
-# faults of a card that is there and can be told by its UUID
-REACHABLE = frozenset({FaultCode.MIG, FaultCode.SENSORS_BLIND})
 
 
 class GpuSensors(Protocol):
@@ -50,11 +48,14 @@ class Cards:
         cards = [
             card for card in self._sensors.read() if self._uuids is None or card.uuid in self._uuids
         ]
-        self._known |= {c.uuid for c in cards if c.fault is None or c.fault.code in REACHABLE}
+        self._known |= {c.uuid for c in cards if c.fault is None or c.fault.code not in NO_START}
         gone = sorted(self._known - {card.uuid for card in cards})
         cards += [GpuReading(uuid=u, fault=GpuFault.of(FaultCode.GPU_LOST, u)) for u in gone]
-        if any(c.fault is not None and c.fault.code is not FaultCode.SENSORS_BLIND for c in cards):
+        blind = FaultCode.SENSORS_BLIND
+        if any(card.fault is not None and card.fault.code is not blind for card in cards):
             self._reopen_later()
+        else:
+            self._open_at = None
         return tuple(cards)
 
     def close(self) -> None:

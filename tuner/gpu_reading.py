@@ -31,6 +31,9 @@ class FaultCode(StrEnum):
     SENSORS_BLIND = "sensors_blind"  # it does not say whether it is throttled
 
 
+# with these a running engine may go on, but a new one would hardly start: it is not restarted
+NO_START = frozenset(FaultCode) - {FaultCode.MIG, FaultCode.SENSORS_BLIND}
+
 SENTENCES: Mapping[FaultCode, str] = {
     FaultCode.GPU_LOST: (
         "{name} is lost: the driver cannot reach it any more. "
