@@ -84,12 +84,20 @@ class Environment(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     power_w: float | None = None  # mean, from the energy counter where there is one
-    energy_j: float | None = None
+    energy_j: float | None = None  # None also for a window too short for the sensor
     temperature_c: float | None = None  # highest seen
     gpu_memory_mib: float | None = None
     gpu_utilization: float | None = None  # 0-1, mean
+    sm_clock_mhz: float | None = None  # mean
+    memory_clock_mhz: float | None = None  # mean
     throttle_reasons: tuple[str, ...] = ()
+    gpu_fault: str | None = None  # sentence: a lost card, a driver that hangs, MIG
+    # of processes other than the engine on its cards; None where they cannot be told apart
+    foreign_gpu_mib: float | None = None  # taken beyond what they held at the beginning
+    foreign_gpu_busy: float | None = None  # 0-1, mean share of the card's time
     host_cpu: float | None = None  # 0-1, mean over all cores
+    foreign_cpu: float | None = None  # 0-1 of all cores, neither the engine nor the replay
+    client_cpu: float | None = None  # of the one core that the replay can use
     host_memory_mib: float | None = None  # used, highest seen
 
 
@@ -109,10 +117,12 @@ class Measurement(BaseModel):
     samples: str = "live"  # "live" replay of sampled traffic or "synthetic"
     blocks: tuple[Block, ...] = ()
     acceptance: Acceptance | None = None
+    cache_hits: float | None = Field(default=None, ge=0, le=1)  # of prompt tokens, prefix cache
     environment: Environment = Environment()
     ready_s: float | None = None  # seconds from spawn to a passed canary
     failure: Failure | None = None
     invalid: str | None = None  # why this measurement must not be used
+    invalid_code: str | None = None  # the same for programs, a `tuner.validity.Code`
 
     @property
     def usable(self) -> bool:

@@ -9,7 +9,7 @@ from profiles.errors import ConflictError, TunerError, UnavailableError
 from service.engine import EngineStartError
 from service.memory import remembered
 from service.modes import Effect, Event, Mode, step
-from service.policy import switched, wanted
+from service.policy import switched
 from service.state import DEATHS, DEATHS_S, RETRY_FIRST_S, Parts, first_state
 from service.steward import Steward
 
@@ -301,11 +301,9 @@ class Daemon:
         """A restart is due anyway: take what serves best now, whatever a restart would cost."""
         state = self.state
         try:
-            facts = await self.steward.facts()
+            state.target, state.target_why = await self.steward.best_now()
         except TunerError:
             state.target, state.target_why = state.in_force, state.why
-        else:
-            state.target, state.target_why, _ = wanted(facts, self.parts.config.policy)
 
     async def stop_tuning(self) -> str:
         """End the session; its rows are kept and the next one goes on from them.

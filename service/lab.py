@@ -22,6 +22,7 @@ from tuner.config import Config
 from tuner.corpus import synthetic_requests
 from tuner.design import Start, design
 from tuner.flags import accepted_flags
+from tuner.gpu_reading import GpuFault
 from tuner.objective import Goals
 from tuner.paths import Paths
 from tuner.promotion import Verdict
@@ -71,6 +72,11 @@ class Lab:
         """Why no session can pursue the objective on this machine, as words; None when it can."""
         sensors = self._telemetry.snapshot()
         return Goals.of(self._config.tuning).refusal(power_w=sensors.power_w)
+
+    @property
+    def fault(self) -> GpuFault | None:
+        """Why nothing can be measured on this machine now; None when it can."""
+        return self._telemetry.fault()
 
     async def tune(
         self,

@@ -4,14 +4,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
 from profiles.errors import ConflictError, InvalidKnobsError, TunerError
+from profiles.profile import Evidence, Origin, Profile
 from service.modes import Event, Mode, accepts
-from service.policy import MANUAL_WHY, Facts, decide
+from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
 from service.probation import Trial, promised, regression
 from service.state import Parts, State
 from service.table_sweep import SweepRequest
+from tuner.gpu_reading import NO_START, FaultCode
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class Steward:
         self._post = post
         self._say = say
         self._plain_seen_at: float | None = None
+        self._fault: FaultCode | None = None  # why tuning pauses, as it was last said
 
     async def watch(self) -> None:
         """Decide once per interval until cancelled."""
@@ -45,6 +49,7 @@ class Steward:
     async def consider(self) -> None:
         """Decide what should be in force now, and ask for it."""
         state, policy = self.state, self.parts.config.policy
+        await self._watch_sensors()
         if state.mode is Mode.PROBATION and await self._judge():
             return
         if state.mode not in {Mode.SERVING, Mode.PROBATION, Mode.TUNING, Mode.DEGRADED}:
@@ -63,6 +68,7 @@ class Steward:
             if facts.plain_waiting > 0 or (decision.switch and facts.manual is not None):
                 self._post(Event.SWITCH_WANTED)
             return
+        decision = self._spared(decision, facts)
         state.ledger, state.decision, state.sentence = ledger, decision, decision.why
         if decision.switch:
             state.target, state.target_why = decision.profile, decision.why
@@ -70,10 +76,62 @@ class Steward:
         elif self._idle(facts):
             await self.tune((), by_hand=False)
 
+    async def _watch_sensors(self) -> None:
+        """Say once that tuning pauses, end a session that runs, and say when it may go on."""
+        fault = self.parts.lab.fault
+        code = None if fault is None else fault.code
+        if code is self._fault:
+            return
+        self._fault = code
+        if fault is None:
+            await self._say("sensors", "the GPU can be measured again; tuning may go on")
+            return
+        await self._say("sensors", f"tuning is paused, serving goes on: {fault.sentence}")
+        if self.state.mode is Mode.TUNING:
+            self._post(Event.SWITCH_WANTED)  # its rows are kept; the next session goes on
+
+    def _spared(self, decision: Decision, facts: Facts) -> Decision:
+        """The decision, without a restart that a broken driver would turn into an outage."""
+        fault = self.parts.lab.fault
+        restart = decision.switch and not decision.live and facts.manual is None
+        if not restart or fault is None or fault.code not in NO_START:
+            return decision
+        why = f"{decision.why}; waiting: {fault.sentence}"
+        return replace(decision, profile=facts.in_force, switch=False, why=why)
+
+    async def best_now(self) -> tuple[Profile, str]:
+        """What should serve after a session, whatever a restart costs, and why.
+
+        With a driver that can start no engine it is the engine that the session has left.
+        """
+        facts, engine, fault = await self.facts(), self.parts.slot.engine, self.parts.lab.fault
+        if (
+            fault is not None
+            and fault.code in NO_START
+            and engine is not None
+            and self.parts.slot.runs(engine.knobs)
+        ):
+            why = f"it runs, and no other engine could be started: {fault.sentence}"
+            left = Profile(
+                knobs=engine.knobs,
+                platform=self.parts.platform.digest,
+                workload="any",
+                origin=Origin.SEARCH,
+                evidence=Evidence(sentence=why),
+            )
+            return left, why
+        profile, why, _ = wanted(facts, self.parts.config.policy)
+        return profile, why
+
     def _idle(self, facts: Facts) -> bool:
         """Whether an automatic session may begin: traffic was seen, has a class, and has ended."""
         tuning, state = self.parts.config.tuning, self.state
-        if tuning.auto != "idle" or state.mode is not Mode.SERVING or not self.parts.observer.seen:
+        if (
+            self._fault is not None
+            or tuning.auto != "idle"
+            or state.mode is not Mode.SERVING
+            or not self.parts.observer.seen
+        ):
             return False
         if all(workload in facts.promoted for workload in self.parts.observer.seen):
             return False
@@ -124,6 +182,9 @@ class Steward:
         state = self.state
         if not self.parts.config.live.learn:
             return "live.learn is false"
+        fault = self.parts.lab.fault
+        if fault is not None:
+            return fault.sentence
         if state.mode not in {Mode.SERVING, Mode.PROBATION}:
             return f"nothing is learned live while {state.mode}"
         if state.decision is not None and state.decision.fixed:
@@ -171,6 +232,7 @@ class Steward:
         """
         if not accepts(self.state.mode, Event.TUNE_WANTED):
             raise ConflictError(f"Cannot tune while {self.state.mode}.", hint="Try again later.")
+        self._check_sensors()
         for workload in workloads:
             _check_class(workload)
         refusal = self.parts.lab.refusal()
@@ -197,6 +259,7 @@ class Steward:
         """
         if not accepts(self.state.mode, Event.TUNE_WANTED):
             raise ConflictError(f"Cannot sweep while {self.state.mode}.", hint="Try again later.")
+        self._check_sensors()
         if request.workload is not None:
             full = request.workload
             _check_class(full if full.count(".") == 2 else f"{full}.mid")
@@ -204,6 +267,11 @@ class Steward:
         self.state.sweep, self.state.tuned_by_hand = request, True
         self._post(Event.TUNE_WANTED)
         return f"sweeping {len(lengths)} draft lengths of {knobs.drafter}"
+
+    def _check_sensors(self) -> None:
+        fault = self.parts.lab.fault
+        if fault is not None:
+            raise ConflictError(f"Tuning is paused: {fault.sentence}")
 
     async def session(self) -> None:
         """What was asked for: the table of a drafter, or a search."""
@@ -216,7 +284,10 @@ class Steward:
         await parts.lab.tune(parts.platform, state.tuning, seen, self.paused)
 
     async def paused(self) -> str | None:
-        """Live traffic that returned during a session that nobody asked for."""
+        """A machine that cannot be measured, or live traffic in a session nobody asked for."""
+        fault = self.parts.lab.fault
+        if fault is not None:
+            return fault.sentence
         gateway = await self.parts.gateway.state()
         last = gateway["last_request_at"]
         if self.state.tuned_by_hand or last is None or last < self.state.since:

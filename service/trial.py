@@ -18,8 +18,10 @@ from service.slot import Slot
 from service.sweeper import Sweep, sweep
 from tuner.config import LiveConfig, TuningConfig
 from tuner.measure import Measured, MeasurePlan, measure
+from tuner.processes import EngineProcess
 from tuner.replay import ReplayRequest
 from tuner.telemetry import Telemetry
+from tuner.validity import Code
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +133,14 @@ class TrialRunner:
     async def _measure(self, engine: Engine, plan: TrialPlan, target: ClassPlan) -> Measurement:
         started_at, token = time.time(), engine.record.token
         if not await self._quiet():
-            invalid = "live requests kept running at the engine"
-            return self._row(plan, target, started_at=started_at, token=token, invalid=invalid)
+            return self._row(
+                plan,
+                target,
+                started_at=started_at,
+                token=token,
+                invalid="live requests kept running at the engine",
+                invalid_code=Code.LIVE_REQUESTS,
+            )
         tuning = self._tuning
         lease_s = tuning.warmup_s + tuning.blocks * tuning.block_s
         sweeps = engine.link is not None and plan.knobs.live and target.workload not in plan.live
@@ -150,7 +158,12 @@ class TrialRunner:
             knobs, found = await work
         except UnavailableError as error:
             return self._row(
-                plan, target, started_at=started_at, token=token, invalid=error.sentence()
+                plan,
+                target,
+                started_at=started_at,
+                token=token,
+                invalid=error.sentence(),
+                invalid_code=Code.ENGINE_STUCK,
             )
         finally:
             work.cancel()
@@ -166,8 +179,10 @@ class TrialRunner:
             ready_s=engine.record.ready_s,
             blocks=found.blocks,
             acceptance=found.acceptance,
+            cache_hits=found.cache_hits,
             environment=found.environment,
             invalid=found.invalid,
+            invalid_code=found.invalid_code,
         )
 
     async def _work(
@@ -196,7 +211,8 @@ class TrialRunner:
             block_s=tuning.block_s,
             blocks=tuning.blocks,
         )
-        return knobs, await measure(replay, socket=socket, telemetry=self._telemetry)
+        meant = EngineProcess.of(engine.record.pid, engine.record.started_at)
+        return knobs, await measure(replay, socket=socket, telemetry=self._telemetry, engine=meant)
 
     async def _quiet(self) -> bool:
         for _ in range(QUIET_TRIES):

@@ -20,6 +20,7 @@ class ScriptedEngine:
     error_event: bool = False  # a stopped vLLM: an error, then [DONE]
     truncate: bool = False  # ends without [DONE]
     foreign_tokens: int = 0  # generated for somebody else at each scrape
+    cached: float = 0.0  # share of prompt tokens that its prefix cache has
     falling: bool = False  # its counters fall from scrape to scrape, as if it was replaced
     bodies: list[dict] = field(default_factory=list)
     in_flight: int = 0
@@ -76,6 +77,8 @@ class ScriptedEngine:
             "vllm:generation_tokens_total": total,
             "vllm:inter_token_latency_seconds_sum": self.steps * self.token_s,
             "vllm:inter_token_latency_seconds_count": self.steps,
+            "vllm:prefix_cache_queries_total": 10 * len(self.bodies),
+            "vllm:prefix_cache_hits_total": 10 * len(self.bodies) * self.cached,
             "vllm:spec_decode_num_drafts_total": self.steps,
             "vllm:spec_decode_num_draft_tokens_total": 2 * self.steps,
             "vllm:spec_decode_num_accepted_tokens_total": 2 * self.steps,

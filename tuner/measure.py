@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,27 +11,30 @@ import aiohttp
 
 from profiles.measurement import Acceptance, Block, Environment
 from tuner.latency import summarise
+from tuner.processes import CpuTimes, EngineProcess, Listener, cpu_shares
 from tuner.replay import MAX_TOKENS_CAP, Clock, Load, ReplayRequest, ReplayResult
 from tuner.scrape import EngineCounters, Window, difference, parse_counters
-
-STEADY_SHARE = 0.95  # of the concurrency that must be in flight on average
-REFUSED_SHARE = 0.1  # of requests answered with 4xx above which the samples are unfit
-FOREIGN_SHARE = 0.05  # of tokens the engine may have generated beyond ours
-STEP_TOKENS = 16  # tokens one request may emit in the step that straddles an edge
-EXTENSION = 4  # a slow engine gets so many times the planned blocks to end enough requests
-WARMUP_LIMIT = 5  # times the warm-up may be repeated until a request has ended
-# A power cap (SwPowerCap) is how the card is set up and holds for every candidate: it is recorded
-# but does not spoil a comparison. Heat and power brakes come and go by themselves.
-SPOILING_REASONS = frozenset(
-    {"hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake"}
+from tuner.validity import (
+    LEAST_STEPS,
+    SPOILING_REASONS,
+    Code,
+    Reason,
+    Seen,
+    decode_steps,
+    invalidity,
 )
+
+# a slow engine gets so many times the planned blocks to end enough requests in enough steps
+EXTENSION = 4
+WARMUP_LIMIT = 5  # times the warm-up may be repeated until a request has ended
+__all__ = ["SPOILING_REASONS", "MeasurePlan", "Measured", "measure"]
 
 
 class Sensing(Protocol):
     """A running reading of the sensors."""
 
-    def finish(self) -> Environment:
-        """The readings since it began."""
+    def finish(self, ours: frozenset[int]) -> Environment:
+        """The readings since it began; `ours` are the pids of the engine."""
         ...
 
 
@@ -63,6 +66,8 @@ class Measured:
     acceptance: Acceptance | None  # over the timed blocks only; None without speculation
     environment: Environment
     invalid: str | None  # why it must not be used
+    invalid_code: str | None = None
+    cache_hits: float | None = None  # share of prompt tokens that the prefix cache had
 
 
 async def measure(
@@ -70,10 +75,13 @@ async def measure(
     *,
     socket: Path,
     telemetry: Sensors | None,
+    engine: EngineProcess | None = None,
     clock: Clock = time.monotonic,
 ) -> Measured:
     """Load the engine behind a socket and time it; cancelling it ends the load at once.
 
+    `engine` is the one that is meant to be measured: another one that answers is noticed, and so
+    is what does not belong to it on GPU and processors.
     Every block sends the requests in the same order from the same place for every candidate
     (common random numbers) with a prefix cache made cold by a salt of its own.
     """
@@ -91,16 +99,17 @@ async def measure(
     windows: list[Window | None] = []
     received: list[int] = []  # tokens at each reading, to compare with the engine's own count
     sensing: Sensing | None = None
+    watch: _Watch | None = None
     lost: str | None = None
     async with usable as load:
         try:
             await _warm_up(load, plan, run)
+            watch = _Watch(engine, socket)
             sensing = None if telemetry is None else telemetry.window()
             readings.append(parse_counters(await load.metrics()))
             received.append(load.tokens)
             for number in range(plan.blocks * EXTENSION):
-                answered = sum(result.requests for result in results)
-                if load.gone or (number >= plan.blocks and answered >= plan.concurrency):
+                if load.gone or (number >= plan.blocks and _enough(plan, results, readings)):
                     break
                 result = await load.window(
                     plan.block_s,
@@ -115,24 +124,57 @@ async def measure(
         except (aiohttp.ClientError, OSError, ValueError) as error:
             lost = f"The engine's counters could not be read ({type(error).__name__})."
         finally:
-            environment = Environment() if sensing is None else sensing.finish()
+            ours = frozenset() if engine is None else engine.pids()
+            environment = Environment() if sensing is None else sensing.finish(ours)
+        if watch is not None:
+            environment = watch.finish(environment)
         if load.gone:
             lost = "The engine refuses connections."
     # every step is looked at: a new engine may soon have counted beyond the old one
     whole = difference(readings[0], readings[-1]) if windows and all(windows) else None
+    reason = (
+        Reason(code=Code.UNREACHABLE, sentence=lost)
+        if lost is not None
+        else invalidity(
+            Seen(
+                concurrency=plan.concurrency,
+                block_s=plan.block_s,
+                results=results,
+                readings=readings,
+                whole=whole,
+                received=received[-1] - received[0] if received else 0,
+                environment=environment,
+                engine=engine,
+                listeners=() if watch is None else watch.listeners,
+            )
+        )
+    )
     return Measured(
         blocks=tuple(blocks),
         acceptance=None if whole is None else whole.acceptance,
         environment=environment,
-        invalid=lost
-        or invalidity(
-            plan,
-            results,
-            whole,
-            environment,
-            received=received[-1] - received[0] if received else 0,
-        ),
+        invalid=None if reason is None else reason.sentence,
+        invalid_code=None if reason is None else str(reason.code),
+        cache_hits=None if whole is None else whole.cache_hits,
     )
+
+
+class _Watch:
+    """Who answers and who uses the processors, between two moments."""
+
+    def __init__(self, engine: EngineProcess | None, socket: Path) -> None:
+        self._engine = engine
+        self._socket = socket
+        first = Listener.on(socket)
+        self._before = CpuTimes.now(engine, first)
+        self.listeners = () if first is None else (first,)
+
+    def finish(self, environment: Environment) -> Environment:
+        """The environment with the shares of the processors."""
+        last = Listener.on(self._socket)
+        if last is not None:
+            self.listeners = (*self.listeners, last)
+        return cpu_shares(self._before, CpuTimes.now(self._engine, last), environment)
 
 
 async def _warm_up(load: Load, plan: MeasurePlan, run: str) -> None:
@@ -141,6 +183,16 @@ async def _warm_up(load: Load, plan: MeasurePlan, run: str) -> None:
         result = await load.window(plan.warmup_s, salt=f"{run}-warm-{attempt}")
         if result.requests or load.gone:
             return
+
+
+def _enough(
+    plan: MeasurePlan, results: Sequence[ReplayResult], readings: Sequence[EngineCounters]
+) -> bool:
+    """Whether enough requests have ended in enough steps for a rate to mean something."""
+    answered = sum(result.requests for result in results)
+    whole = difference(readings[0], readings[-1])
+    steps = decode_steps(whole, answered, plan.concurrency)
+    return answered >= plan.concurrency and (steps is None or steps >= LEAST_STEPS)
 
 
 def _block(result: ReplayResult, window: Window | None) -> Block:
@@ -157,51 +209,3 @@ def _block(result: ReplayResult, window: Window | None) -> Block:
         latency_p95_s=latencies.latency_p95_s,
         step_mean_s=None if window is None else window.step_mean_s,
     )
-
-
-def invalidity(
-    plan: MeasurePlan,
-    results: Sequence[ReplayResult],
-    whole: Window | None,
-    environment: Environment,
-    *,
-    received: int,
-) -> str | None:
-    """The first reason why these blocks must not be compared, as a sentence; None when sound."""
-    return next(_reasons(plan, results, whole, environment, received), None)
-
-
-def _reasons(
-    plan: MeasurePlan,
-    results: Sequence[ReplayResult],
-    whole: Window | None,
-    environment: Environment,
-    received: int,
-) -> Iterator[str]:
-    answered = sum(result.requests for result in results)
-    errors = sum(result.errors for result in results)
-    refused = sum(result.refused for result in results)
-    if errors:
-        yield f"{errors} of {errors + answered} requests failed."
-    if refused > REFUSED_SHARE * (refused + answered):
-        yield f"The engine refused {refused} of {refused + answered} requests as malformed."
-    if answered < plan.concurrency:
-        yield (
-            f"Only {answered} requests ended in {len(results)} blocks of {plan.block_s:g} s at "
-            f"concurrency {plan.concurrency}; make tuning.block_s longer."
-        )
-    busy = min((result.busy for result in results), default=0.0)
-    if busy < STEADY_SHARE * plan.concurrency:
-        yield f"The load was not steady: {busy:.1f} of {plan.concurrency} requests in flight."
-    if whole is None:
-        yield "The engine's counters fell: it was restarted during the measurement."
-        return
-    slack = FOREIGN_SHARE * received + STEP_TOKENS * plan.concurrency
-    if abs(whole.generation_tokens - received) > slack:
-        yield (
-            f"The engine generated {whole.generation_tokens} tokens where the replay received "
-            f"{received}: something else used it."
-        )
-    spoiling = sorted(SPOILING_REASONS.intersection(environment.throttle_reasons))
-    if spoiling:
-        yield f"The GPU was slowed down ({', '.join(spoiling)})."

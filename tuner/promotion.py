@@ -14,6 +14,7 @@ from profiles.profile import Evidence
 from tuner.compare import Interval, fixed_interval
 from tuner.objective import DEFAULT, Goals, over_blocks
 from tuner.observation import Observation
+from tuner.validity import cache_gap
 
 DEFAULT_ARM = "default"
 LATENCY_FACTOR = 1.25  # TTFT p95 and mean TPOT may grow by this; p95 of few requests is noisy
@@ -92,7 +93,11 @@ def decide(
         ValueError: more pairs than planned, or two pairs share a candidate start.
     """
     _check(pairs, planned_pairs)
-    scored = [(pair, goals.score(pair.default), goals.score(pair.candidate)) for pair in pairs]
+    scored = [
+        (pair, goals.score(pair.default), goals.score(pair.candidate))
+        for pair in pairs
+        if cache_gap(pair.default, pair.candidate) is None
+    ]
     usable = [pair for pair, one, other in scored if one is not None and other is not None]
     if len(usable) < planned_pairs:
         return _kept(
@@ -216,4 +221,5 @@ def _why_not(pairs: Sequence[Pair], goals: Goals) -> str:
             if goals.score(each) is None:
                 reason = each.failure.sentence if each.failure else each.invalid
                 return f" ({whose}{(reason or goals.missing).rstrip('.')})"
-    return ""
+    gaps = [cache_gap(pair.default, pair.candidate) for pair in pairs]
+    return next((f" ({gap.rstrip('.')})" for gap in gaps if gap is not None), "")

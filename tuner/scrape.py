@@ -20,11 +20,15 @@ DRAFTS = "vllm:spec_decode_num_drafts_total"
 DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
 ACCEPTED_AT = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+CACHE_QUERIES = "vllm:prefix_cache_queries_total"  # prompt tokens looked up
+CACHE_HITS = "vllm:prefix_cache_hits_total"
+STARTED = "process_start_time_seconds"
 
 _WANTED = frozenset(
     {
         GENERATION, PROMPT, RUNNING, WAITING, PREEMPTIONS, KV_USAGE,
         STEP_SUM, STEP_COUNT, DRAFTS, DRAFT_TOKENS, ACCEPTED, ACCEPTED_AT,
+        CACHE_QUERIES, CACHE_HITS, STARTED,
     }
 )  # fmt: skip
 
@@ -46,6 +50,11 @@ class EngineCounters:
     step_count: int | None
     preemptions: int
     kv_usage: float | None  # 0-1, the fullest rank
+    cache_queries: int = 0  # prompt tokens that were looked up in the prefix cache
+    cache_hits: int = 0
+    # who the engine is: what differs between two readings is another engine
+    started_at: float | None = None  # of the server process, seconds since the epoch
+    models: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +67,7 @@ class Window:
     step_seconds: float | None
     steps: int | None
     preemptions: int
+    cache_hits: float | None = None  # share of prompt tokens that the prefix cache had
 
     @property
     def step_mean_s(self) -> float | None:
@@ -100,6 +110,14 @@ def parse_counters(text: str) -> EngineCounters:
         step_count=count(STEP_COUNT),
         preemptions=count(PREEMPTIONS) or 0,
         kv_usage=max((sample.value for sample in series.get(KV_USAGE, ())), default=None),
+        cache_queries=count(CACHE_QUERIES) or 0,
+        cache_hits=count(CACHE_HITS) or 0,
+        started_at=max((sample.value for sample in series.get(STARTED, ())), default=None),
+        models=frozenset(
+            sample.labels["model_name"]
+            for sample in series[GENERATION]
+            if "model_name" in sample.labels
+        ),
     )
 
 
@@ -113,6 +131,8 @@ def difference(before: EngineCounters, after: EngineCounters) -> Window | None:
         (before.draft_tokens or 0, after.draft_tokens or 0),
         (before.accepted_tokens or 0, after.accepted_tokens or 0),
         (before.step_count or 0, after.step_count or 0),
+        (before.cache_queries, after.cache_queries),
+        (before.cache_hits, after.cache_hits),
     ]
     if any(new < old for old, new in pairs):
         return None
@@ -133,7 +153,13 @@ def difference(before: EngineCounters, after: EngineCounters) -> Window | None:
             else after.step_count - before.step_count
         ),
         preemptions=after.preemptions - before.preemptions,
+        cache_hits=_cache_hits(before, after),
     )
+
+
+def _cache_hits(before: EngineCounters, after: EngineCounters) -> float | None:
+    queries = after.cache_queries - before.cache_queries
+    return min(1.0, (after.cache_hits - before.cache_hits) / queries) if queries else None
 
 
 def _acceptance(before: EngineCounters, after: EngineCounters) -> Acceptance | None:

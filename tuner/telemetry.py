@@ -2,49 +2,23 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
 import psutil
 
 from profiles.measurement import Environment
-from tuner.nvml import MIB, GpuReading, Nvml, NvmlMissingError
+from tuner.cards import Cards, GpuSensors
+from tuner.environment import HostReading, Reading, environment, highest, host_cpu, mean, total
+from tuner.environment import reasons as reasons_of
+from tuner.gpu_reading import MIB, FaultCode, GpuFault, GpuReading, fault_of, silence
+from tuner.nvml import Nvml
+from tuner.processes import host_cpu_s
 
 PERIOD_S = 0.5
 STALE_S = 5.0  # a reading older than this is no longer what the sensors say
 NOT_STARTED = "The sensors have not been read yet."
-CPU_FIELDS_IN_OTHERS = ("guest", "guest_nice")  # Linux counts them within user and nice
-
-
-class GpuSensors(Protocol):
-    """What `Nvml` does, for tests with other cards."""
-
-    def read(self) -> list[GpuReading]:
-        """The sensors of every card."""
-        ...
-
-    def close(self) -> None:
-        """Let go."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostReading:
-    """Processor seconds since boot, and memory in use."""
-
-    busy_s: float
-    total_s: float
-    memory_mib: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """Everything that was read at one moment."""
-
-    at: float  # monotonic clock, seconds
-    host: HostReading | None
-    gpus: tuple[GpuReading, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +29,14 @@ class Snapshot:
     temperature_c: float | None = None  # the hottest card
     gpu_memory_mib: float | None = None
     gpu_utilization: float | None = None  # 0-1
+    sm_clock_mhz: float | None = None  # mean over cards
+    memory_clock_mhz: float | None = None
     throttle_reasons: tuple[str, ...] = ()
     host_cpu: float | None = None  # 0-1, since the reading before
     host_memory_mib: float | None = None
     gpus: dict[str, GpuReading] = field(default_factory=dict)  # by UUID
-    reason: str | None = None  # why there are no GPU figures
+    reason: str | None = None  # why there are no GPU figures, or which of them are missing
+    fault: GpuFault | None = None  # why nothing can be measured: tuning pauses
 
 
 class Telemetry:
@@ -73,14 +50,15 @@ class Telemetry:
         period_s: float = PERIOD_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._open_gpus = open_gpus
-        self._uuids = uuids
+        self._cards = Cards(open_gpus, uuids, clock)  # the thread's own
         self._period_s = period_s
         self._clock = clock
-        self._lock = threading.Lock()  # guards the four fields below, held for appends only
+        self._lock = threading.Lock()  # guards the fields below, held for moments only
         self._latest: Reading | None = None
         self._before: Reading | None = None
         self._reason: str | None = NOT_STARTED
+        self._fault: GpuFault | None = None  # of the driver as a whole
+        self._asked_at: float | None = None  # since when the driver owes an answer
         self._windows: list[TelemetryWindow] = []
         self._stopped = threading.Event()
         self._wake = threading.Event()
@@ -110,25 +88,41 @@ class Telemetry:
         """The latest figures."""
         with self._lock:
             latest, before, reason = self._latest, self._before, self._reason
-        host = _host_now()
+        host, fault = _host_now(), self.fault()
         if latest is None:
-            return Snapshot(host_memory_mib=host.memory_mib, reason=reason)
+            reason = reason if fault is None else fault.sentence
+            return Snapshot(host_memory_mib=host.memory_mib, reason=reason, fault=fault)
         age_s = self._clock() - latest.at
         if age_s > STALE_S:
-            reason = f"The GPU driver has not answered for {age_s:.0f} s."
-            return Snapshot(host_memory_mib=host.memory_mib, reason=reason)
+            if latest.gpus:
+                reason = GpuFault.of(FaultCode.DRIVER_HANGS, f"{age_s:.0f}").sentence
+            reason = reason if fault is None else fault.sentence
+            return Snapshot(host_memory_mib=host.memory_mib, reason=reason, fault=fault)
         cards = latest.gpus
         return Snapshot(
-            power_w=_total([card.power_w for card in cards]),
-            temperature_c=_highest([card.temperature_c for card in cards]),
-            gpu_memory_mib=_total([card.memory_mib for card in cards]),
-            gpu_utilization=_mean([card.utilization for card in cards]),
-            throttle_reasons=_reasons([latest]),
-            host_cpu=_host_cpu(before, latest),
+            power_w=total([card.power_w for card in cards]),
+            temperature_c=highest([card.temperature_c for card in cards]),
+            gpu_memory_mib=total([card.memory_mib for card in cards]),
+            gpu_utilization=mean([card.utilization for card in cards]),
+            sm_clock_mhz=mean([card.sm_clock_mhz for card in cards]),
+            memory_clock_mhz=mean([card.memory_clock_mhz for card in cards]),
+            throttle_reasons=reasons_of([latest]),
+            host_cpu=host_cpu(before, latest),
             host_memory_mib=host.memory_mib,
             gpus={card.uuid: card for card in cards},
-            reason=reason,
+            reason=reason if fault is None else fault.sentence,
+            fault=fault,
         )
+
+    def fault(self) -> GpuFault | None:
+        """Why nothing can be measured now; None also on a machine without an NVIDIA GPU."""
+        with self._lock:
+            latest, before, fault = self._latest, self._before, self._fault
+            asked_at = self._asked_at
+        waited_s = 0.0 if asked_at is None else self._clock() - asked_at
+        if waited_s > STALE_S:
+            return GpuFault.of(FaultCode.DRIVER_HANGS, f"{waited_s:.0f}")
+        return fault or fault_of([each.gpus for each in (before, latest) if each is not None])
 
     def window(self) -> "TelemetryWindow":
         """Begin to collect readings until its `finish`."""
@@ -144,26 +138,21 @@ class Telemetry:
                 self._windows.remove(window)
 
     def _run(self) -> None:
-        sensors: GpuSensors | None = None
-        reason: str | None = None
-        try:
-            sensors = self._open_gpus()
-        except NvmlMissingError as error:
-            reason = str(error)
         while not self._stopped.is_set():
-            cards = () if sensors is None else tuple(self._own(sensors.read()))
+            with self._lock:
+                self._asked_at = self._clock()
+            cards = self._cards.read()
+            reason = self._cards.reason or silence(cards)
             reading = Reading(at=self._clock(), host=_host_now(), gpus=cards)
             with self._lock:
-                self._before, self._latest, self._reason = self._latest, reading, reason
+                self._asked_at = None
+                self._before, self._latest = self._latest, reading
+                self._reason, self._fault = reason, self._cards.fault
                 for window in self._windows:
                     window.readings.append(reading)
             self._wake.wait(self._period_s)
             self._wake.clear()
-        if sensors is not None:
-            sensors.close()
-
-    def _own(self, cards: list[GpuReading]) -> list[GpuReading]:
-        return [card for card in cards if self._uuids is None or card.uuid in self._uuids]
+        self._cards.close()
 
 
 class TelemetryWindow:
@@ -174,85 +163,20 @@ class TelemetryWindow:
         self._telemetry = telemetry
         self._began_at = began_at
 
-    def finish(self) -> Environment:
-        """The figures since the window began."""
+    def finish(self, ours: frozenset[int] = frozenset()) -> Environment:
+        """The figures since the window began; `ours` are the pids of the engine."""
         self._telemetry._finish(self)  # noqa: SLF001 - the two are one thing
         ended_at = self._telemetry._clock()  # noqa: SLF001
-        return environment(self.readings, seconds=ended_at - self._began_at)
-
-
-def environment(readings: Sequence[Reading], *, seconds: float) -> Environment:
-    """The figures of a window from its readings; energy is extended over its unread edges."""
-    if not readings:
-        return Environment()
-    power_w = _power(readings)
-    cards = [card for reading in readings for card in reading.gpus]
-    return Environment(
-        power_w=power_w,
-        energy_j=None if power_w is None else power_w * seconds,
-        temperature_c=_highest([card.temperature_c for card in cards]),
-        gpu_memory_mib=_highest(
-            [_total([card.memory_mib for card in reading.gpus]) for reading in readings]
-        ),
-        gpu_utilization=_mean([card.utilization for card in cards]),
-        throttle_reasons=_reasons(readings),
-        host_cpu=_host_cpu(readings[0], readings[-1]),
-        host_memory_mib=_highest(
-            [None if reading.host is None else reading.host.memory_mib for reading in readings]
-        ),
-    )
-
-
-def _power(readings: Sequence[Reading]) -> float | None:
-    """Mean power: from the energy counters, else the mean of the power readings."""
-    first, last = readings[0], readings[-1]
-    elapsed_s = last.at - first.at
-    begun = _total([card.energy_j for card in first.gpus])
-    ended = _total([card.energy_j for card in last.gpus])
-    if begun is not None and ended is not None and elapsed_s > 0 and ended > begun:
-        return (ended - begun) / elapsed_s
-    return _mean([_total([card.power_w for card in reading.gpus]) for reading in readings])
+        found = environment(self.readings, seconds=ended_at - self._began_at, ours=ours)
+        fault = self._telemetry.fault()  # a driver that hangs leaves no reading that says so
+        if fault is None or found.gpu_fault is not None:
+            return found
+        return found.model_copy(update={"gpu_fault": fault.sentence})
 
 
 def _host_now() -> HostReading:
-    times = psutil.cpu_times()._asdict()
-    total_s = sum(value for name, value in times.items() if name not in CPU_FIELDS_IN_OTHERS)
-    idle_s = times.get("idle", 0.0) + times.get("iowait", 0.0)
+    busy_s, total_s = host_cpu_s()
     memory = psutil.virtual_memory()
     return HostReading(
-        busy_s=total_s - idle_s,
-        total_s=total_s,
-        memory_mib=(memory.total - memory.available) / MIB,
+        busy_s=busy_s, total_s=total_s, memory_mib=(memory.total - memory.available) / MIB
     )
-
-
-def _host_cpu(before: Reading | None, after: Reading) -> float | None:
-    if before is None or before.host is None or after.host is None:
-        return None
-    elapsed_s = after.host.total_s - before.host.total_s
-    if elapsed_s <= 0:
-        return None
-    return min(1.0, max(0.0, (after.host.busy_s - before.host.busy_s) / elapsed_s))
-
-
-def _reasons(readings: Sequence[Reading]) -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            {name for reading in readings for card in reading.gpus for name in card.reasons or ()}
-        )
-    )
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    """The sum; None when there is nothing or one part is unknown."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None
-
-
-def _highest(values: Sequence[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

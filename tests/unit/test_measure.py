@@ -1,14 +1,18 @@
 """One measurement, and what makes it invalid."""
 
 import asyncio
+import os
+import time
 
+import psutil
 import pytest
 from scripted_engine import scripted_engine, until
 
 from profiles.measurement import Environment
-from tuner.measure import MeasurePlan, invalidity, measure
-from tuner.replay import ReplayRequest, ReplayResult
-from tuner.scrape import Window, parse_counters
+from tuner.measure import MeasurePlan, measure
+from tuner.processes import EngineProcess
+from tuner.replay import ReplayRequest
+from tuner.scrape import parse_counters
 
 
 def plan(**changes):
@@ -31,28 +35,10 @@ class Sensors:
         self.open += 1
         return self
 
-    def finish(self):
+    def finish(self, ours):
+        self.ours = ours
         self.open -= 1
         return self.environment
-
-
-def result(**changes):
-    fields = {
-        "seconds": 1.0, "output_tokens": 100, "requests": 10, "errors": 0, "refused": 0,
-        "busy": 2.0, "timings": (),
-    }  # fmt: skip
-    return ReplayResult(**(fields | changes))
-
-
-def window(tokens=200):
-    return Window(
-        generation_tokens=tokens,
-        prompt_tokens=0,
-        acceptance=None,
-        step_seconds=None,
-        steps=None,
-        preemptions=0,
-    )
 
 
 async def test_blocks_are_timed_after_the_warm_up(tmp_path):
@@ -127,7 +113,10 @@ async def test_an_engine_that_is_gone_is_said(tmp_path):
             plan(concurrency=8, block_s=60, warmup_s=60), socket=tmp_path / "no", telemetry=sensors
         )
 
-    assert "The engine refuses connections." == measured.invalid
+    assert ("The engine refuses connections.", "unreachable") == (
+        measured.invalid,
+        measured.invalid_code,
+    )
     assert () == measured.blocks
 
 
@@ -146,29 +135,59 @@ async def test_a_cancelled_measurement_lets_the_sensors_go(tmp_path):
     assert 0 == sensors.open
 
 
-def test_sound_blocks_are_valid():
-    """Nothing wrong, no reason."""
-    assert invalidity(plan(), [result(), result()], window(), Environment(), received=200) is None
+async def test_an_engine_older_than_the_intended_one_is_noticed(tmp_path):
+    """The socket may be that of an earlier engine; who listens there is asked of the kernel."""
+    meant = EngineProcess(pid=os.getpid(), started_at=time.time())
+    async with scripted_engine(tmp_path) as engine:
+        measured = await measure(plan(), socket=engine.socket, telemetry=None, engine=meant)
+
+    assert "other_engine" == measured.invalid_code
+    assert "Another engine than the intended one" in measured.invalid
 
 
-def test_an_unsteady_load_is_invalid():
-    """Fewer requests in flight than asked for is another load."""
-    found = invalidity(plan(), [result(busy=1.5)], window(), Environment(), received=200)
+async def test_the_sensors_learn_which_processes_are_the_engine(tmp_path):
+    """What else computes on the GPU can then be told apart."""
+    meant = EngineProcess(pid=os.getpid(), started_at=psutil.Process().create_time())
+    sensors = Sensors()
+    async with scripted_engine(tmp_path) as engine:
+        measured = await measure(plan(), socket=engine.socket, telemetry=sensors, engine=meant)
 
-    assert "The load was not steady: 1.5 of 2 requests in flight." == found
+    assert measured.invalid is None
+    assert os.getpid() in sensors.ours
 
 
 @pytest.mark.parametrize(
-    ("reasons", "valid"),
-    [(("sw_power_cap",), True), (("hw_thermal_slowdown", "sw_power_cap"), False)],
+    ("environment", "code"),
+    [
+        (Environment(throttle_reasons=("hw_thermal_slowdown",)), "throttled"),
+        (Environment(gpu_fault="GPU-1 is lost."), "gpu_fault"),
+        (Environment(foreign_gpu_busy=0.5), "foreign_gpu"),
+    ],
 )
-def test_heat_spoils_but_a_power_cap_does_not(reasons, valid):
-    """A cap holds for every candidate and is part of the platform; heat comes and goes."""
-    found = invalidity(
-        plan(), [result()], window(), Environment(throttle_reasons=reasons), received=200
-    )
+async def test_what_the_sensors_saw_spoils_it(tmp_path, environment, code):
+    """The environment is kept with the reason, so that anybody can check it."""
+    async with scripted_engine(tmp_path) as engine:
+        measured = await measure(plan(), socket=engine.socket, telemetry=Sensors(environment))
 
-    assert valid == (found is None)
+    assert (code, environment) == (measured.invalid_code, measured.environment)
+
+
+async def test_the_share_of_cached_prompts_is_recorded(tmp_path):
+    """Two arms are compared only when their prefix caches were in the same state."""
+    async with scripted_engine(tmp_path, cached=0.4) as engine:
+        measured = await measure(plan(), socket=engine.socket, telemetry=None)
+
+    assert pytest.approx(0.4) == measured.cache_hits
+
+
+async def test_a_slow_engine_gets_more_blocks_for_its_steps(tmp_path):
+    """Two blocks of few steps are followed by more, up to four times as many."""
+    async with scripted_engine(tmp_path, token_s=0.08, tokens_per_chunk=12) as engine:
+        measured = await measure(
+            plan(block_s=0.2, concurrency=1), socket=engine.socket, telemetry=None
+        )
+
+    assert len(measured.blocks) > 2
 
 
 async def test_an_engine_replaced_between_blocks_is_noticed(tmp_path, monkeypatch):

@@ -6,8 +6,10 @@ import time
 import pynvml
 import pytest
 
-from tuner.nvml import Gpu, GpuReading, Nvml, NvmlMissingError, gpus, reason_names, within
-from tuner.telemetry import HostReading, Reading, Telemetry, environment
+from tuner.environment import HostReading, Reading, environment
+from tuner.gpu_reading import FaultCode, Gpu, GpuFault, GpuProcess, GpuReading, reason_names
+from tuner.nvml import Nvml, NvmlMissingError, gpus, within
+from tuner.telemetry import Telemetry
 
 LONG_S = 5.0  # nothing here takes that long
 
@@ -50,17 +52,112 @@ def until(condition):
 def test_energy_counters_win_over_power_readings():
     """Power readings miss what happens between them; the counter does not."""
     figures = environment(
-        [reading(0.0, card(energy_j=1000.0)), reading(2.0, card(energy_j=1500.0))], seconds=2.4
+        [reading(0.0, card(energy_j=1000.0)), reading(20.0, card(energy_j=6000.0))], seconds=24
     )
 
-    assert (250.0, 600.0) == (figures.power_w, pytest.approx(figures.energy_j))
+    assert (250.0, 6000.0) == (figures.power_w, pytest.approx(figures.energy_j))
 
 
 def test_without_a_counter_power_is_the_mean_of_readings():
     """Older cards have only the power reading."""
-    figures = environment([reading(0.0, card()), reading(1.0, card(power_w=100.0))], seconds=2.0)
+    figures = environment([reading(0.0, card()), reading(1.0, card(power_w=100.0))], seconds=20)
 
-    assert (200.0, 400.0) == (figures.power_w, figures.energy_j)
+    assert (200.0, 4000.0) == (figures.power_w, figures.energy_j)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [(1000.0, 1000.0, 1000.0), (1000.0, 5.0, 2000.0), (None, 1.0, 2.0), (2.0, 1.0, None)],
+)
+def test_a_counter_that_is_no_counter_is_not_believed(counts):
+    """Standing still, restarted in between, or missing at an edge: the readings decide."""
+    rows = [reading(12.0 * at, card(energy_j=count)) for at, count in enumerate(counts)]
+
+    assert 300.0 == environment(rows, seconds=24).power_w
+
+
+@pytest.mark.parametrize(
+    ("seconds", "power_w", "energy_j"), [(20, 250.0, 5000.0), (19, 300.0, None)]
+)
+def test_energy_needs_a_window_that_suits_the_sensor(seconds, power_w, energy_j):
+    """The counter is renewed every 100 ms and looks a quarter of the time: 20 s, not less."""
+    rows = [reading(0.0, card(energy_j=1000.0)), reading(18.0, card(energy_j=5500.0))]
+    figures = environment(rows, seconds=seconds)
+
+    assert (power_w, energy_j) == (figures.power_w, figures.energy_j)
+
+
+def test_a_counter_belongs_to_its_card():
+    """Cards that change places in the driver's list are told by their UUID."""
+    one, two = card("GPU-1", energy_j=1000.0), card("GPU-2", energy_j=90_000.0)
+    later = card("GPU-1", energy_j=3000.0), card("GPU-2", energy_j=94_000.0)
+    rows = [reading(0.0, one, two), reading(20.0, *reversed(later))]
+
+    assert 300.0 == environment(rows, seconds=20).power_w
+
+
+def test_readings_of_one_moment_have_no_counted_power():
+    """Nothing is divided by no time."""
+    assert 300.0 == environment([reading(0.0, card(energy_j=1.0))], seconds=20).power_w
+
+
+OURS = frozenset({10, 11})
+
+
+def process(pid, memory_mib=100.0, busy=0.0):
+    return GpuProcess(pid=pid, memory_mib=memory_mib, busy=busy)
+
+
+def foreign(*rows):
+    """What others took and used, from lists of processes per reading."""
+    readings = [reading(float(at), card(processes=tuple(row))) for at, row in enumerate(rows)]
+    figures = environment(readings, seconds=1, ours=OURS)
+    return figures.foreign_gpu_mib, figures.foreign_gpu_busy
+
+
+def test_what_others_take_and_use_of_our_card_is_foreign():
+    """Memory counts beyond what was held at the beginning, and work as the mean share."""
+    idle = [process(10, busy=0.9), process(7, 500.0)]
+    busy = [process(11, busy=0.6), process(7, 500.0, 0.2), process(8, 300.0, 0.1)]
+
+    assert (0.0, 0.0) == foreign(idle, idle)
+    assert (300.0, pytest.approx(0.15)) == foreign(idle, busy)
+    assert (0.0, pytest.approx(0.15)) == foreign(busy, idle)
+
+
+def test_a_card_where_the_engine_is_not_seen_has_nothing_foreign():
+    """In a container pids may be of another namespace; another card is somebody else's affair."""
+    other = card("GPU-2", processes=(process(7, 900.0, 1.0),))
+    mine = card("GPU-1", processes=(process(10),))
+    rows = [reading(0.0, mine, other), reading(1.0, mine, other)]
+    figures = environment(rows, seconds=1, ours=OURS)
+
+    assert (None, None) == foreign([process(7, 900.0, 1.0)])
+    assert (None, None) == foreign([])
+    assert (0.0, 0.0) == (figures.foreign_gpu_mib, figures.foreign_gpu_busy)
+
+
+def test_what_the_driver_does_not_say_of_others_is_none():
+    """Memory n/a and no utilisation per process, as with MIG or in WSL."""
+    assert (None, None) == foreign([process(10), process(7, None, None)])
+
+
+def test_a_fault_in_between_is_kept_with_the_window():
+    """A card that was lost and came back has not been measured all the time."""
+    lost = GpuReading(uuid="GPU-1", fault=GpuFault.of(FaultCode.GPU_LOST, "GPU-1"))
+    figures = environment(
+        [reading(0.0, card()), reading(1.0, lost), reading(2.0, card())], seconds=2
+    )
+
+    assert "GPU-1 is lost" in figures.gpu_fault
+
+
+def test_one_reading_without_reasons_is_no_fault():
+    """A single call may time out; a card that never says is another matter."""
+    blind = GpuReading(uuid="GPU-1", fault=GpuFault.of(FaultCode.SENSORS_BLIND, "GPU-1"))
+
+    assert environment([reading(0.0, card()), reading(1.0, blind)], seconds=1).gpu_fault is None
+    assert environment([reading(0.0, blind), reading(1.0, blind)], seconds=1).gpu_fault is not None
 
 
 def test_cards_add_up_and_the_hottest_counts():
@@ -150,6 +247,22 @@ def test_no_driver_is_said_and_the_host_is_still_read():
     assert (None, "There is no NVIDIA driver to ask.") == (shown.power_w, shown.reason)
     assert shown.host_memory_mib is not None
     assert shown.host_memory_mib > 0
+
+
+def test_a_starved_thread_is_no_fault_of_a_machine_without_a_gpu():
+    """On a CPU machine under load nothing is said of a driver, and tuning goes on."""
+    now = [0.0]
+
+    def missing():
+        raise NvmlMissingError("There is no NVIDIA driver to ask.")
+
+    telemetry = Telemetry(open_gpus=missing, period_s=0.01, clock=lambda: now[0])
+    with telemetry:
+        until(lambda: telemetry.snapshot().host_cpu is not None)
+    now[0] = 60.0
+    shown = telemetry.snapshot()
+
+    assert ("There is no NVIDIA driver to ask.", None) == (shown.reason, shown.fault)
 
 
 def test_a_hanging_driver_blocks_nobody():

@@ -38,7 +38,8 @@ class Engine:
 
     @property
     def record(self):
-        return type("Record", (), {"token": self.token, "socket": "/s", "ready_s": 2.0})
+        facts = {"token": self.token, "socket": "/s", "ready_s": 2.0, "pid": 7, "started_at": 3.0}
+        return type("Record", (), facts)
 
     def failure(self, *, phase):
         assert phase == "serve"
@@ -96,13 +97,19 @@ def measured(monkeypatch):
     """What measuring gives: 100 tok/s unless the test says otherwise."""
     calls = []
 
-    async def measure(plan, *, socket, telemetry):
+    async def measure(plan, *, socket, telemetry, engine):
+        assert (7, 3.0) == (engine.pid, engine.started_at)
         calls.append(plan)
         if measure.then is not None:
             await measure.then()
         block = Block(seconds=1.0, output_tokens=100, requests=9)
         return Measured(
-            blocks=(block,), acceptance=None, environment=Environment(), invalid=measure.invalid
+            blocks=(block,),
+            acceptance=None,
+            environment=Environment(),
+            invalid=measure.invalid,
+            invalid_code=None if measure.invalid is None else "load_limited",
+            cache_hits=0.25,
         )
 
     measure.calls, measure.then, measure.invalid = calls, None, None
@@ -198,6 +205,7 @@ async def test_live_requests_that_do_not_end_spoil_a_measurement(archive, measur
     (found,) = await runner(slot, archive).run(plan(ONE))
 
     assert "live requests kept running at the engine" == found.invalid
+    assert "live_requests" == found.invalid_code
     assert "open" == slot.gate[-1]
     assert [] == measured.calls
 
@@ -208,6 +216,7 @@ async def test_what_measuring_calls_invalid_is_kept_as_invalid(archive, measured
     (found,) = await runner(Slot(), archive).run(plan(ONE))
 
     assert (False, "The load was not steady.") == (found.usable, found.invalid)
+    assert ("load_limited", 0.25) == (found.invalid_code, found.cache_hits)
 
 
 async def test_a_trial_that_is_cancelled_is_interrupted(archive, measured):

@@ -55,16 +55,20 @@ def engine(data: Mapping[str, Any], telemetry: Mapping[str, Any]) -> str:
 
 
 def sensors(data: Mapping[str, Any]) -> list[str]:
-    """Memory and processor, one line."""
-    return [
-        DOT.join(
-            [
-                f"GPU memory {number(data.get('gpu_memory_mib'), 'MiB')}",
-                f"host CPU {share(data.get('host_cpu'))}",
-                f"host memory {number(data.get('host_memory_mib'), 'MiB')}",
-            ]
-        )
+    """Memory, clocks and processor in one line, and why tuning pauses or sensors are missing."""
+    figures = [
+        f"GPU memory {number(data.get('gpu_memory_mib'), 'MiB')}",
+        f"host CPU {share(data.get('host_cpu'))}",
+        f"host memory {number(data.get('host_memory_mib'), 'MiB')}",
     ]
+    if data.get("sm_clock_mhz") is not None:
+        figures.insert(1, f"clock {number(data.get('sm_clock_mhz'), 'MHz')}")
+    lines = [DOT.join(figures)]
+    if part(data, "fault"):
+        lines.append(f"tuning is paused: {safe(part(data, 'fault').get('sentence'))}")
+    elif data.get("gpus") and data.get("reason"):
+        lines.append(safe(data["reason"]))
+    return lines
 
 
 def profile(data: Mapping[str, Any], now: float) -> list[str]:
