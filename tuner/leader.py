@@ -29,6 +29,7 @@ class Estimate:
     knobs: Knobs
     log_tok_s: float
     starts: int
+    deviation: float  # of the belief in log_tok_s
 
 
 def rates(history: Sequence[Observation]) -> dict[Knobs, list[float]]:
@@ -72,6 +73,7 @@ def estimates(history: Sequence[Observation]) -> list[Estimate]:
             knobs=knobs,
             log_tok_s=grand + (mean - grand) * between / (between + start / len(found[knobs])),
             starts=len(found[knobs]),
+            deviation=math.sqrt(1 / (1 / between + len(found[knobs]) / start)),
         )
         for knobs, mean in means.items()
     ]

@@ -129,15 +129,15 @@ def _slower(
     name: str, pairs: Sequence[Pair], factor: float, label: str, slack_s: float
 ) -> str | None:
     """Why a latency refuses the candidate; a latency that nobody reported refuses nothing."""
-    before = _latency([pair.default for pair in pairs], name)
-    after = _latency([pair.candidate for pair in pairs], name)
+    before = latency([pair.default for pair in pairs], name)
+    after = latency([pair.candidate for pair in pairs], name)
     if before is None or after is None or after <= before * factor or after - before <= slack_s:
         return None
     return f"{label} would grow from {before * 1e3:.0f} to {after * 1e3:.0f} ms"
 
 
-def _latency(measurements: Sequence[Measurement], name: str) -> float | None:
-    """Median over all blocks, which one slow block cannot move."""
+def latency(measurements: Sequence[Measurement], name: str) -> float | None:
+    """The median of one latency over all blocks, which one slow block cannot move."""
     values = [getattr(block, name) for each in measurements for block in each.blocks]
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
