@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
 from profiles.errors import ConflictError, InvalidKnobsError, TunerError
+from service.books import Books
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Facts, decide
 from service.probation import Trial, promised, regression
@@ -32,6 +33,7 @@ class Steward:
         self._post = post
         self._say = say
         self._plain_seen_at: float | None = None
+        self.books = Books(parts, state)
 
     async def watch(self) -> None:
         """Decide once per interval until cancelled."""
@@ -39,6 +41,7 @@ class Steward:
             await asyncio.sleep(self.parts.config.policy.interval_s)
             try:
                 await self.consider()
+                await self.books.keep()
             except TunerError as error:
                 log.warning("cannot decide: %s", error.sentence())
 
