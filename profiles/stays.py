@@ -1,5 +1,6 @@
 """What was in force, and the account of every stay: what its restart cost and what it gave."""
 
+import sqlalchemy as sa
 from sqlalchemy import func
 from sqlmodel import col, select
 
@@ -8,6 +9,8 @@ from profiles.decisions import resolve
 from profiles.errors import NotFoundError
 from profiles.records import Account, Applied, StayKind
 from profiles.tables import InForceRow, ProfileRow
+
+SUMS = ("lost_tokens", "served_tokens", "gained_tokens", "avoided")
 
 
 class Stays:
@@ -71,28 +74,26 @@ class Stays:
 
     def accounts(self, platform: str) -> list[Account]:
         """The sums over all stays of each profile of a platform, by profile."""
-        kinds = (StayKind.RESTART, StayKind.LIVE)
-        query = (
-            select(
-                InForceRow.profile,
-                *(func.sum(col(InForceRow.kind) == kind) for kind in kinds),
-                func.sum(func.coalesce(InForceRow.restart_s, 0.0)),
-                func.sum(InForceRow.lost_tokens),
-                func.sum(InForceRow.served_tokens),
-                func.sum(InForceRow.gained_tokens),
-                func.sum(InForceRow.avoided),
-            )
-            .join(ProfileRow, col(ProfileRow.id) == InForceRow.profile)
-            .where(ProfileRow.platform == platform)
-            .group_by(col(InForceRow.profile))
-            .order_by(col(InForceRow.profile))
+        row = InForceRow
+        switches, live = (
+            func.sum(col(row.kind) == kind) for kind in (StayKind.RESTART, StayKind.LIVE)
         )
-        names = list(Account.model_fields)
+        query = (
+            sa.select(
+                col(row.profile).label("profile"),
+                switches.label("switches"),
+                live.label("live_switches"),
+                func.coalesce(func.sum(row.restart_s), 0.0).label("restart_s"),
+                *(func.sum(getattr(row, name)).label(name) for name in SUMS),
+            )
+            .join(ProfileRow, col(ProfileRow.id) == row.profile)
+            .where(col(ProfileRow.platform) == platform)
+            .group_by(col(row.profile))
+            .order_by(col(row.profile))
+        )
         with self.database.read() as session:
-            return [
-                Account.model_validate(dict(zip(names, row, strict=True)))
-                for row in session.exec(query)
-            ]
+            found = session.connection().execute(query).mappings()
+            return [Account.model_validate(dict(each)) for each in found]
 
 
 def _applied(row: InForceRow) -> Applied:

@@ -1,5 +1,7 @@
 """What was in force gets an account: what its restart cost, and what it gave."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,6 +17,6 @@ def upgrade() -> None:
     _add("avoided", sa.Integer(), "0")
 
 
-def _add(name: str, kind: sa.types.TypeEngine, default: str) -> None:
+def _add(name: str, kind: sa.types.TypeEngine[Any], default: str) -> None:
     column = sa.Column(name, kind, server_default=default, nullable=False)
     op.add_column("in_force", column)
