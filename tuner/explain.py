@@ -165,7 +165,8 @@ def _bars(facts: Facts) -> tuple[Bar, ...]:
 
 
 def _learned(facts: Facts) -> tuple[Learned, ...]:
-    rows = [r for _, r in facts.rows if r.workload == facts.workload and r.phase == "live"]
+    mine = [row for _, row in facts.rows if row.workload == facts.workload and row.usable]
+    rows = [row for row in mine if row.phase == "live"]
     if not rows:
         return tuple(facts.mixtures)
     knobs = Knobs.model_validate_json(rows[-1].knobs)

@@ -65,10 +65,11 @@ def _search(tried: Item) -> Rows:
     else:
         starts = counted(tried.get("starts"), "engine start")
         text = f"{starts} of {counted(tried.get('configurations'), 'configuration')}"
-        if tried.get("open") is not None:
-            text += (
-                f"; {number(tried['open'])} more were not tried, and nothing speaks against them"
-            )
+        left = tried.get("open")
+        if left:
+            text += f"; {number(left)} more were not tried, and nothing speaks against them"
+        elif left == 0:
+            text += "; nothing else is left to try"
         yield "tried", text
     for one in items(tried, "top"):
         yield "believed", _believed(one)
