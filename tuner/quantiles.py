@@ -7,7 +7,6 @@ from functools import lru_cache
 from tuner.compare import incomplete_beta
 
 ROUNDS = 80  # halvings: a relative error below 1e-15
-TERMS = 10_000
 
 
 @lru_cache(maxsize=256)
@@ -39,12 +38,11 @@ def incomplete_gamma(shape: float, x: float) -> float:
     """The regularised lower incomplete gamma function P(shape, x), by its series."""
     if x <= 0:
         return 0.0
-    term = total = 1 / shape
-    for number in range(1, TERMS):
+    number, term, total = 0, 1 / shape, 1 / shape
+    while term > total * 1e-16:  # it falls from where `number` exceeds x
+        number += 1
         term *= x / (shape + number)
         total += term
-        if term < total * 1e-16:
-            break
     return min(1.0, total * math.exp(shape * math.log(x) - x - math.lgamma(shape)))
 
 

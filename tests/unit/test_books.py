@@ -184,6 +184,21 @@ async def test_a_wish_that_came_true_was_not_avoided(desk):
     assert [0, 0] == [each.avoided for each in await desk.stays()]
 
 
+async def test_an_engine_that_is_started_again_is_no_switch(desk):
+    """It died; the wish that was open stays open."""
+    await desk.put(DEFAULT)
+    desk.state.decision = Decision(profile=DEFAULT, why="x", switch=False, wanted=FAST)
+    await desk.books.keep()
+    desk.clock.now += 60
+    await desk.put(DEFAULT)
+    desk.state.decision = Decision(profile=DEFAULT, why="x", switch=False)
+    await desk.books.keep()
+
+    assert [(StayKind.AGAIN, 1), (StayKind.AGAIN, 0)] == [
+        (each.kind, each.avoided) for each in await desk.stays()
+    ]
+
+
 async def test_before_the_first_engine_there_is_no_account(desk):
     """Nothing is written while nothing is in force."""
     desk.state.decision = Decision(profile=DEFAULT, why="x", switch=False, wanted=FAST)

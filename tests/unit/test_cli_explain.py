@@ -95,6 +95,22 @@ def test_one_class_in_full(daemon):
         assert said in words
 
 
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [(SPACE, "; 4 more were not tried, and nothing speaks against them"), (None, "")],
+)
+def test_what_is_left_to_try(daemon, space, said):
+    """How much the search has not seen, where that is known."""
+    made = Rows()
+    made.add(OFF, 100)
+    facts = Facts(workload=CODE, rows=made.rows, promotion=None, profile=None, default=OFF,
+                  pairs=3, min_gain=0.03, space=space)  # fmt: skip
+    daemon.on("GET", "/v1/explain", answer(explain(facts)))
+    words = plain(tuner("explain").stdout)
+
+    assert f"tried 1 engine start of 1 configuration{said} believed off: 100.0 ±" in words
+
+
 def test_pairs_that_failed_say_why(daemon):
     """There is no rate and no difference; the mean has no interval."""
     made = Rows()

@@ -83,6 +83,17 @@ def test_kept_because_it_is_already_best():
     assert "a winner among the 3 configurations that were not tried" == found.change[0]
 
 
+def test_a_default_that_beat_everything():
+    """Nothing is left to try: only another search, or another platform, can say otherwise."""
+    made = Rows()
+    for length, rate in ((1, 80), (3, 70), (8, 60), (15, 50)):
+        made.add(k(length), rate)
+    made.add(OFF, 100)
+    found = explained(made, decision([], OFF))
+
+    assert (f"`tuner tune {CODE}` searches again, with fresh starts",) == found.change
+
+
 def test_kept_because_it_is_not_above_the_noise():
     """The gain that was seen, how many pairs it would need, and what three can prove."""
     made = Rows()

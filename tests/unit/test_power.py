@@ -63,7 +63,15 @@ def test_the_provable_gain_is_found_four_times_in_five():
     assert 0.03 == pytest.approx(provable(deviation=1e-6, pairs=3, min_gain=0.03), abs=1e-4)
 
 
-def test_more_pairs_prove_less():
+def test_great_noise_hides_great_gains():
+    """Starts that differ by half need a gain of several times."""
+    found = provable(deviation=0.5, pairs=3, min_gain=0.03)
+
+    assert found > 1
+    assert 0.8 == pytest.approx(chance(found, deviation=0.5, pairs=3, min_gain=0.03))
+
+
+def test_more_pairs_find_smaller_gains():
     """The pairs that are named suffice, and one fewer does not."""
     needed = pairs_needed(0.06, deviation=0.02, min_gain=0.03)
 
