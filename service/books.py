@@ -56,7 +56,11 @@ class Books:
             if decision is None:
                 return
             self._wish, avoided = ledger.episode(
-                self._wish, decision.wanted, decision.why, self._state.in_force
+                self._wish,
+                decision.wanted,
+                decision.why,
+                self._state.in_force,
+                switch=decision.switch,
             )
         if avoided is not None:
             archive, serving = self._parts.archive, self._state.in_force.knobs.label()

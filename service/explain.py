@@ -94,8 +94,8 @@ def _mixtures(live: dict[str, Any], workload: str) -> list[Learned]:
 
 
 def _learned(mixture: dict[str, Any]) -> str:
-    after = f"after {mixture['rounds']} rounds"
-    if mixture["settled_at"] is None:
-        left = f"{mixture['left']} of {mixture['arms']} draft lengths left"
-        return f"{mixture['name']} is being learned, {left} {after}"
-    return f"{mixture['name']} runs draft length {mixture['label']} {after}: {mixture['why']}"
+    if mixture["settled_at"] is not None:
+        return f"{mixture['name']} runs draft length {mixture['label']}: {mixture['why']}"
+    rounds = "1 round" if mixture["rounds"] == 1 else f"{mixture['rounds']} rounds"
+    left = f"{mixture['left']} of {mixture['arms']} draft lengths left"
+    return f"{mixture['name']} is being learned, {left} after {rounds}"

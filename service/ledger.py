@@ -79,12 +79,15 @@ def lost(how: StayKind, restart_s: float, demand_tok_s: float) -> tuple[float | 
 
 
 def episode(
-    before: Wish | None, wanted: Profile | None, why: str, in_force: Profile
+    before: Wish | None, wanted: Profile | None, why: str, in_force: Profile, *, switch: bool
 ) -> tuple[Wish | None, Wish | None]:
     """The wish that is open now, and the one that ended without a switch.
 
-    A switch was avoided once per episode: when what was wanted is not wanted any more.
+    A switch was avoided once per episode: when what was wanted is not wanted any more. With
+    `switch` the decision is to switch, so whatever was wished for was not avoided.
     """
+    if switch:
+        return None, None
     if wanted is None or wanted.knobs == in_force.knobs:
         return None, before
     now = Wish(profile=wanted, why=why)

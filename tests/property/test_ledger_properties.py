@@ -82,17 +82,20 @@ def test_entries_may_be_cut_anywhere(rows, at, profile):
     assert whole.tokens == sum(part.tokens for part in parts)
 
 
-@given(st.lists(some | st.none(), max_size=40), some)
+@given(st.lists(st.tuples(some | st.none(), st.booleans()), max_size=40), some)
 def test_no_more_is_avoided_than_was_wished_for(series, in_force):
-    """Every avoided switch was one uninterrupted wish that ended, in the order of the wishes."""
-    wish, avoided, begun = None, [], []
-    for wanted in series:
+    """Every wish ends once: fulfilled by a switch, avoided, or still open; in their order."""
+    wish, avoided, begun, fulfilled = None, [], [], []
+    for wanted, switch in series:
         before = wish
-        wish, ended = ledger.episode(wish, wanted, "why", in_force)
+        wish, ended = ledger.episode(wish, wanted, "why", in_force, switch=switch)
         if wish is not None and (before is None or before.profile.id != wish.profile.id):
             begun.append(wish.profile.id)
+        if switch and before is not None:
+            fulfilled.append(len(avoided) + len(fulfilled))
         avoided += [] if ended is None else [ended.profile.id]
 
     still_open = 0 if wish is None else 1
-    assert avoided == begun[: len(begun) - still_open]
+    ended = begun[: len(begun) - still_open]
+    assert avoided == [each for place, each in enumerate(ended) if place not in fulfilled]
     assert in_force.id not in begun

@@ -184,6 +184,23 @@ async def test_a_wish_that_came_true_was_not_avoided(desk):
     assert [0, 0] == [each.avoided for each in await desk.stays()]
 
 
+async def test_a_switch_that_fails_was_not_avoided(desk):
+    """It was decided and its engine did not start: that is another sentence in the history."""
+    await desk.put(DEFAULT)
+    decisions = [
+        Decision(profile=DEFAULT, why="x", switch=False, wanted=FAST),
+        Decision(profile=FAST, why="x", switch=True),
+    ]
+    for decision in decisions:
+        desk.state.decision = decision
+        await desk.books.keep()
+    await desk.put(DEFAULT)
+    desk.state.decision = Decision(profile=DEFAULT, why="x", switch=False)
+    await desk.books.keep()
+
+    assert [0, 0] == [each.avoided for each in await desk.stays()]
+
+
 async def test_an_engine_that_is_started_again_is_no_switch(desk):
     """It died; the wish that was open stays open."""
     await desk.put(DEFAULT)

@@ -274,7 +274,7 @@ async def test_probation_and_learning_are_explained(ask, daemon):
     daemon.state.mode, daemon.state.switched_at = Mode.PROBATION, 50.0
     daemon.state.in_force = daemon.state.in_force.model_copy(update={"workload": CLASS})
     daemon.mixtures = [
-        mixture("greedy.balanced", settled_at=None),
+        mixture("greedy.balanced", settled_at=None, rounds=1),
         mixture("greedy.balanced + sampled.balanced", settled_at=9.0),
         mixture("sampled.balanced", settled_at=9.0),
     ]
@@ -283,8 +283,8 @@ async def test_probation_and_learning_are_explained(ask, daemon):
     found = answered["classes"][0]
     assert [("probation", 650.0)] == [(bar["kind"], bar["until"]) for bar in found["bars"]]
     assert [
-        "greedy.balanced is being learned, 2 of 7 draft lengths left after 4 rounds",
-        "greedy.balanced + sampled.balanced runs draft length 3 after 4 rounds: it is the best",
+        "greedy.balanced is being learned, 2 of 7 draft lengths left after 1 round",
+        "greedy.balanced + sampled.balanced runs draft length 3: it is the best",
     ] == [each["sentence"] for each in found["learned"]]
 
 

@@ -108,7 +108,7 @@ def test_a_switch_is_avoided_once_per_episode():
     """It is counted when what was wanted is not wanted any more."""
     wish, avoided = None, []
     for wanted in (None, FAST, FAST, FAST, None, None, FAST, None):
-        wish, ended = episode(wish, wanted, "code is 80 %", DEFAULT)
+        wish, ended = episode(wish, wanted, "code is 80 %", DEFAULT, switch=False)
         avoided += [ended] if ended is not None else []
 
     assert [Wish(profile=FAST, why="code is 80 %")] * 2 == avoided
@@ -117,15 +117,22 @@ def test_a_switch_is_avoided_once_per_episode():
 
 def test_another_wish_ends_the_first():
     """Two better profiles in turn are two episodes."""
-    wish, _ = episode(None, FAST, "code", DEFAULT)
-    wish, ended = episode(wish, OTHER, "chat", DEFAULT)
+    wish, _ = episode(None, FAST, "code", DEFAULT, switch=False)
+    wish, ended = episode(wish, OTHER, "chat", DEFAULT, switch=False)
 
     assert (OTHER, FAST) == (wish.profile, ended.profile)
 
 
 def test_what_is_in_force_is_not_wished_for():
     """A decision from before the switch does not open an episode after it."""
-    assert (None, None) == episode(None, FAST, "code", FAST)
+    assert (None, None) == episode(None, FAST, "code", FAST, switch=False)
+
+
+def test_a_switch_that_was_decided_is_not_avoided():
+    """Once a switch was counted as avoided while its engine was being started."""
+    wish, _ = episode(None, FAST, "code", DEFAULT, switch=False)
+
+    assert (None, None) == episode(wish, None, "code", DEFAULT, switch=True)
 
 
 def test_totals_are_sums():
