@@ -1,4 +1,4 @@
-"""What was decided: profiles, promotions, quarantines, pins, and what is in force."""
+"""What was decided: profiles, promotions, quarantines and pins."""
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
@@ -7,9 +7,8 @@ from profiles.database import Database
 from profiles.errors import ConflictError, NotFoundError
 from profiles.knobs import Knobs
 from profiles.profile import Evidence, Profile
-from profiles.records import Applied, Pin, Promotion, Quarantine
+from profiles.records import Pin, Promotion, Quarantine
 from profiles.tables import (
-    InForceRow,
     PinRow,
     PlatformRow,
     ProfileRow,
@@ -48,7 +47,7 @@ class Decisions:
             ConflictError: there are several.
         """
         with self.database.read() as session:
-            return _profile(_resolve(session, id_or_prefix))
+            return _profile(resolve(session, id_or_prefix))
 
     def profiles(self, platform: str | None = None) -> list[Profile]:
         """The profiles of a platform, or of all, oldest first."""
@@ -119,7 +118,7 @@ class Decisions:
         """
         with self.database.durable() as session:
             _known_platform(session, platform)
-            found = None if profile is None else _resolve(session, profile)
+            found = None if profile is None else resolve(session, profile)
             row = session.get(QuarantineRow, (platform, knobs.digest()))
             if row is None:
                 row = QuarantineRow(
@@ -206,32 +205,9 @@ class Decisions:
                 for row, platform in session.exec(query)
             ]
 
-    def set_in_force(self, profile: str, *, why: str, at: float) -> Applied:
-        """Record that a profile serves from now on.
 
-        Raises:
-            NotFoundError: there is no such profile.
-        """
-        with self.database.durable() as session:
-            found = _resolve(session, profile)
-            session.add(InForceRow(profile=found.id, why=why, applied_at=at))
-            return Applied(profile=found.id, why=why, at=at)
-
-    def in_force(self) -> Applied | None:
-        """What was put in force last; None when nothing ever was."""
-        return next(iter(self.in_force_history(1)), None)
-
-    def in_force_history(self, limit: int = 100) -> list[Applied]:
-        """What was put in force, newest first."""
-        query = select(InForceRow).order_by(col(InForceRow.id).desc()).limit(limit)
-        with self.database.read() as session:
-            return [
-                Applied(profile=row.profile, why=row.why, at=row.applied_at)
-                for row in session.exec(query)
-            ]
-
-
-def _resolve(session: Session, id_or_prefix: str) -> ProfileRow:
+def resolve(session: Session, id_or_prefix: str) -> ProfileRow:
+    """The row of the one profile whose id begins so; see `Decisions.profile`."""
     prefix = id_or_prefix.strip().removeprefix("#").lower()  # people see ids as #a1f3
     query = select(ProfileRow).where(col(ProfileRow.id).startswith(prefix, autoescape=True))
     rows = session.exec(query.order_by(col(ProfileRow.id)).limit(6)).all() if prefix else ()
@@ -250,7 +226,7 @@ def _resolve(session: Session, id_or_prefix: str) -> ProfileRow:
 
 
 def _of_platform(session: Session, profile: str, platform: str, action: str) -> ProfileRow:
-    row = _resolve(session, profile)
+    row = resolve(session, profile)
     if row.platform != platform:
         raise ConflictError(
             f"Profile {row.id} was made for platform {row.platform}, and this one is {platform}: "

@@ -152,6 +152,16 @@ class History:
             rows = session.exec(query.order_by(col(MeasurementRow.id)))
             return [Measurement.model_validate_json(row.document) for row in rows]
 
+    def numbered_measurements(self, platform: str) -> list[tuple[int | None, Measurement]]:
+        """All measurements of a platform with the number of their trial, oldest first.
+
+        Those of the live loop have no trial.
+        """
+        query = select(MeasurementRow).where(MeasurementRow.platform == platform)
+        with self.database.read() as session:
+            rows = session.exec(query.order_by(col(MeasurementRow.id)))
+            return [(row.trial, Measurement.model_validate_json(row.document)) for row in rows]
+
     def add_event(self, kind: str, sentence: str, *, at: float) -> None:
         """Remember a sentence for `tuner history`."""
         with self.database.ordinary() as session:

@@ -72,12 +72,41 @@ class Pin(Record):
     at: float
 
 
+class StayKind(StrEnum):
+    """How a profile came into force."""
+
+    UNKNOWN = ""  # by a tunerd that kept no account
+    RESTART = "restart"  # another profile before it, and an engine start for the change
+    LIVE = "live"  # another profile before it, changed inside the running engine
+    TUNED = "tuned"  # after a search, which ends with an engine start anyway
+    AGAIN = "again"  # the same knobs as before: a boot, or an engine that had died
+
+
 class Applied(Record):
-    """The profile that was put in force, and why."""
+    """The profile that was put in force and why, with the account of its stay."""
 
     profile: str  # id
     why: str  # sentence
     at: float
+    kind: StayKind = StayKind.UNKNOWN
+    restart_s: float | None = Field(default=None, ge=0)  # None where nothing was restarted for it
+    lost_tokens: float = Field(default=0.0, ge=0)  # that the restart kept from being made
+    served_tokens: float = Field(default=0.0, ge=0)
+    gained_tokens: float = 0.0  # more than the default would have made in the same time
+    avoided: int = Field(default=0, ge=0)  # switches that were considered and not worth a restart
+
+
+class Account(Record):
+    """The sums over all stays of one profile."""
+
+    profile: str  # id
+    switches: int = 0  # restarts into it, for its sake
+    live_switches: int = 0
+    restart_s: float = 0.0
+    lost_tokens: float = 0.0
+    served_tokens: float = 0.0
+    gained_tokens: float = 0.0
+    avoided: int = 0  # while it was in force
 
 
 class Event(Record):

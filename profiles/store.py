@@ -8,9 +8,10 @@ from profiles import schema
 from profiles.database import Database
 from profiles.decisions import Decisions
 from profiles.history import History
+from profiles.stays import Stays
 
 
-class Store(History, Decisions):
+class Store(History, Decisions, Stays):
     """Everything that is known; one daemon writes it.
 
     The contract, which any other backend has to keep too:
@@ -19,7 +20,8 @@ class Store(History, Decisions):
       method returned from survives kill -9; decisions (profiles, promotions, quarantines, pins,
       what is in force) survive a power loss as well.
     - Writers take the write lock before they read, so no update is lost between two of them.
-    - Measurements and profiles are never changed; trials change once, from open to an end.
+    - Measurements and profiles are never changed; trials change once, from open to an end; the
+      account of what is in force grows.
     - Times are given by the caller, in seconds since the epoch. Answers are frozen domain
       objects, never rows, and remain valid after `close`.
     - Methods block: the daemon calls them from a worker thread, never from an event loop. Calls
@@ -32,6 +34,7 @@ class Store(History, Decisions):
     def __init__(self, database: Database) -> None:
         History.__init__(self, database)
         Decisions.__init__(self, database)
+        Stays.__init__(self, database)
 
     @classmethod
     def open(cls, path: Path, *, now: float, scripts: Path = schema.MIGRATIONS) -> Self:

@@ -111,7 +111,7 @@ class PinRow(Table, table=True):
 
 
 class InForceRow(Table, table=True):
-    """What was put in force; the latest row is in force."""
+    """What was put in force, with its account; the latest row is in force and may still grow."""
 
     __tablename__ = "in_force"
 
@@ -119,6 +119,12 @@ class InForceRow(Table, table=True):
     profile: str = Field(foreign_key="profile.id")
     why: str
     applied_at: float
+    kind: str = ""  # StayKind; empty in rows of before there were accounts
+    restart_s: float | None = None
+    lost_tokens: float = 0.0
+    served_tokens: float = 0.0
+    gained_tokens: float = 0.0
+    avoided: int = 0
 
 
 class EventRow(Table, table=True):

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from profiles.errors import ExitCode, InvalidKnobsError, TunerError
 from profiles.profile import Origin, Profile
 from service.daemon import Daemon
+from service.explain import explained
 from service.modes import Event
-from service.status import brief, event, learned, status
+from service.status import account, brief, event, learned, status
 from service.table_sweep import SweepRequest
 from tuner.telemetry import Telemetry
 
@@ -60,6 +61,7 @@ class Control:
                 web.get("/v1/profiles/{id}", self._profile),
                 web.get("/v1/trials", self._trials),
                 web.get("/v1/history", self._history),
+                web.get("/v1/explain", self._explain),
                 web.get("/v1/pins", self._pins),
                 web.get("/v1/config", self._config),
                 web.get("/v1/sweep", self._sweep),
@@ -154,7 +156,11 @@ class Control:
     async def _history(self, request: web.Request) -> web.Response:
         archive = self._daemon.parts.archive
         events = await archive.call(archive.store.events, _limit(request))
-        return _answer({"events": [event(e) for e in events]})
+        accounts = await archive.call(archive.store.accounts, self._daemon.parts.platform.digest)
+        return _answer({"ledger": account(accounts), "events": [event(e) for e in events]})
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        return _answer(await explained(self._daemon, request.query.get("workload")))
 
     async def _pins(self, _: web.Request) -> web.Response:
         archive = self._daemon.parts.archive

@@ -184,7 +184,7 @@ class Daemon:
             return
         await self.say("live", f"{target.knobs.label()} is in force, live: {state.target_why}")
         state.in_force, state.why = target, state.target_why
-        await self._remember()
+        await self._remember(live=True)
 
     async def _restart_current(self) -> None:
         self.state.target, self.state.target_why = self.state.in_force, self.state.why
@@ -242,12 +242,10 @@ class Daemon:
         state.retry_s = RETRY_FIRST_S
         await self._remember()
 
-    async def _remember(self) -> None:
-        archive, state = self.parts.archive, self.state
-        await archive.call(archive.store.put_profile, state.in_force)
-        await archive.call(
-            archive.store.set_in_force, state.in_force.id, why=state.why, at=time.time()
-        )
+    async def _remember(self, *, live: bool = False) -> None:
+        archive = self.parts.archive
+        await archive.call(archive.store.put_profile, self.state.in_force)
+        await self.steward.books.opened(live=live)
 
     async def _mark_good(self) -> None:
         self.state.last_good = self.state.in_force

@@ -102,7 +102,9 @@ class Lab:
             log.warning("%s", sentence)
             await self._archive.event("limits", sentence)
         plans = [await self._plan(workload, seen.get(workload)) for workload in workloads]
-        space = await self._space()
+        space = await self.space()
+        for sentence in space.dropped:
+            log.info("not searched: %s", sentence)
         warm = await self._warm_starts(platform, space)
         study = Study(
             name="+".join(sorted(workloads)),
@@ -204,7 +206,13 @@ class Lab:
         env = {**engine.env, **rendered.env}
         return {**self.table.answer(), "command": command, "env": env}
 
-    async def _space(self) -> Space:
+    async def space(self) -> Space:
+        """What a search that begins now would search.
+
+        Raises:
+            UnavailableError: vLLM cannot be asked what it accepts.
+            ConflictError: there is nothing to choose from.
+        """
         config = self._config
         info = await accepted_flags(config.engine.command, config.engine.env, self._paths.flags)
         space = build_space(
@@ -215,8 +223,6 @@ class Lab:
             choices=info.choices,
             live=self._slot.live_fault is None,
         )
-        for sentence in space.dropped:
-            log.info("not searched: %s", sentence)
         if len(space.points()) < 2:
             raise ConflictError(
                 "There is nothing to search.",

@@ -48,6 +48,7 @@ class Decision:
     switch: bool
     live: bool = False  # the switch needs no restart
     fixed: bool = False  # somebody chose it: nothing is to be learned over it
+    wanted: Profile | None = None  # what would be in force if a restart were free
 
 
 def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision, Ledger]:
@@ -82,7 +83,8 @@ def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision
     if stay is None and forgone[target.id] < price:
         stay = f"{forgone[target.id]:.0f} of {price:.0f} s of gain that a restart has to earn"
     if stay is not None:
-        return Decision(profile=facts.in_force, why=f"{why}; waiting: {stay}", switch=False), kept
+        why = f"{why}; waiting: {stay}"
+        return Decision(profile=facts.in_force, why=why, switch=False, wanted=target), kept
     return Decision(profile=target, why=why, switch=True), kept
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,8 +10,9 @@ from profiles import schedule
 from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
 from profiles.profile import Profile
-from profiles.records import Event
+from profiles.records import Account, Event
 from service.daemon import Daemon
+from service.ledger import totals
 from service.live_status import live_status
 from service.traffic import ClassTraffic
 from tuner.telemetry import Telemetry
@@ -87,6 +89,11 @@ def learned(canonical: str) -> str | None:
     """The draft lengths that a measurement found inside its engine; None without live knobs."""
     knobs = Knobs.model_validate_json(canonical)
     return schedule.label(knobs.lengths) if knobs.live else None
+
+
+def account(accounts: Sequence[Account]) -> dict[str, Any]:
+    """The ledger of restarts, together and by profile."""
+    return {**asdict(totals(accounts)), "profiles": [each.model_dump() for each in accounts]}
 
 
 def event(happened: Event) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
 from profiles.errors import ConflictError, InvalidKnobsError, TunerError
 from profiles.profile import Evidence, Origin, Profile
+from service.books import Books
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
 from service.probation import Trial, promised, regression
@@ -36,6 +37,7 @@ class Steward:
         self._say = say
         self._plain_seen_at: float | None = None
         self._fault: FaultCode | None = None  # why tuning pauses, as it was last said
+        self.books = Books(parts, state)
 
     async def watch(self) -> None:
         """Decide once per interval until cancelled."""
@@ -43,6 +45,7 @@ class Steward:
             await asyncio.sleep(self.parts.config.policy.interval_s)
             try:
                 await self.consider()
+                await self.books.keep()
             except TunerError as error:
                 log.warning("cannot decide: %s", error.sentence())
 

@@ -29,6 +29,7 @@ class Estimate:
     knobs: Knobs
     score: float
     starts: int
+    deviation: float  # of the belief in log_tok_s
 
 
 def scores(history: Sequence[Observation]) -> dict[Knobs, list[float]]:
@@ -75,6 +76,7 @@ def estimates(history: Sequence[Observation]) -> list[Estimate]:
             knobs=knobs,
             score=grand + (mean - grand) * between / (between + start / len(found[knobs])),
             starts=len(found[knobs]),
+            deviation=math.sqrt(1 / (1 / between + len(found[knobs]) / start)),
         )
         for knobs, mean in means.items()
     ]

@@ -140,10 +140,18 @@ class Goals:
         found = aim.figure(measurement)
         return aim.direction * math.log(found) if found is not None and found > 0 else None
 
+    @property
+    def unit(self) -> str:
+        """The unit of the figure that is scored."""
+        return AIMS[self.objective].unit
+
+    def figure(self, score: float) -> float:
+        """The figure behind a score, in its unit."""
+        return math.exp(AIMS[self.objective].direction * score)
+
     def shown(self, score: float) -> str:
         """A score in its own unit, for people."""
-        aim = AIMS[self.objective]
-        return f"{_short(math.exp(aim.direction * score))} {aim.unit}"
+        return f"{_short(self.figure(score))} {self.unit}"
 
     def change(self, gain: Interval) -> str:
         """A gain as the change of the figure: `+12.0 % tok/s [+9.1, +15.0]`, less latency as -."""

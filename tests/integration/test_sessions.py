@@ -3,6 +3,7 @@
 import json
 import math
 
+import pytest
 from stage import staged
 
 from profiles.store import Store
@@ -64,6 +65,30 @@ def test_a_faster_draft_length_is_found_and_put_in_force():
             rows = store.measurements(after["platform"]["digest"], WORKLOAD)
         assert {"live"} == {row.samples for row in rows}
         assert 1 == len(stage.engines())
+
+
+def test_a_verdict_can_be_explained():
+    """Through all processes: the pairs that decided, and a ledger that no restart has cost yet."""
+    with staged(policy={"min_requests": 1}) as stage:
+        landscape(stage, PEAK)
+        stage.start()
+        send(stage)
+        after = tuned(stage)
+
+        status, answered = stage.ask("GET", f"/v1/explain?workload={WORKLOAD}")
+        _, history = stage.ask("GET", "/v1/history")
+
+    assert 200 == status, answered
+    (found,) = answered["classes"]
+    assert ("promoted", "ngram k=3") == (found["state"], found["label"])
+    assert after["profile"]["id"] == found["profile"]
+    assert [1, 2] == [pair["number"] for pair in found["proof"]["pairs"]]
+    assert after["profile"]["evidence"]["gain"] == pytest.approx(found["proof"]["gain"])
+    assert 3 == found["tried"]["starts"]
+    # the default was measured by the search and by two rounds: an A/A of three starts
+    assert 3 == found["noise"]["default_again"]["starts"]
+    # the engine of a search's end is no restart for the profile's sake
+    assert (0, 0.0) == (history["ledger"]["switches"], history["ledger"]["lost_tokens"])
 
 
 def test_nothing_beats_a_default_that_is_best():

@@ -104,6 +104,18 @@ class StoreMachine(RuleBasedStateMachine):
         if profile.id in self.known:
             self.in_force = self.store.set_in_force(profile.id, why="Why.", at=self.now)
 
+    @precondition(lambda self: self.in_force is not None)
+    @rule(tokens=st.integers(0, 9), avoided=st.integers(0, 1))
+    def account(self, tokens, avoided):
+        self.store.add_to_account(served_tokens=tokens, avoided=avoided)
+        before = self.in_force
+        self.in_force = before.model_copy(
+            update={
+                "served_tokens": before.served_tokens + tokens,
+                "avoided": before.avoided + avoided,
+            }
+        )
+
     @rule(profile=profiles, seconds=st.none() | st.integers(0, 3))
     def bar(self, profile, seconds):
         until = None if seconds is None else self.now + seconds

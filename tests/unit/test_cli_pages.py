@@ -186,6 +186,31 @@ def test_history(daemon):
     assert answer == json.loads(tuner("history", "--limit", 5, "--json").stdout)
 
 
+def test_history_begins_with_the_ledger(daemon):
+    """What restarts cost and gave, before what happened; a live switch is free."""
+    ledger = {"switches": 3, "live_switches": 1, "avoided": 5, "lost_tokens": 41_200.0,
+              "gained_tokens": 212_400.0}  # fmt: skip
+    answer = {"v": 1, "ledger": ledger, "events": []}
+    daemon.on("GET", "/v1/history?limit=50", answer)
+
+    first, *rest = tuner("history").stdout.splitlines()
+    cost, free, avoided = first.split("; ")
+    assert "switched 3 times, cost 41 k tokens, gained 212 k" == cost
+    assert ("1 live switch cost nothing", "5 switches avoided") == (free, avoided)
+    assert ["Nothing has happened yet."] == rest
+    assert answer == json.loads(tuner("history", "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0"), (949.6, "950"), (999.6, "1.0 k"), (9_940, "9.9 k"), (41_200, "41 k"),
+     (1_234_000, "1.2 M"), (56e6, "56 M"), (-2_000, "-2.0 k"), (None, "n/a")],
+)  # fmt: skip
+def test_tokens(count, words):
+    """Two or three digits and a unit are enough for a ledger."""
+    assert words == text.tokens(count)
+
+
 @pytest.mark.parametrize(
     ("command", "path", "key", "sentence"),
     [
@@ -200,32 +225,6 @@ def test_empty_lists_say_so(daemon, command, path, key, sentence):
     daemon.on("GET", path, {"v": 1, key: []})
 
     assert tuner(*command).stdout.startswith(sentence)
-
-
-def test_explain(daemon):
-    """Each class has its decision and the sentence that proves it."""
-    daemon.on("GET", "/v1/status", STATUS)
-    daemon.on("GET", "/v1/profiles", PROFILES)
-    shown = tuner("explain", "greedy").stdout
-
-    assert "greedy.balanced.low  promoted 2 d ago\n" in shown
-    assert "3 pairs of starts: +150 %.\n" in shown
-    assert "default 231.0 tok/s, tuned 578.0 tok/s, +150 % [142, 158]\n" in shown
-    assert "sampled" not in shown
-    data = json.loads(tuner("explain", "--json").stdout)
-    assert ["greedy.balanced.low", "sampled.long-out.single"] == [
-        item["workload"] for item in data["classes"]
-    ]
-
-
-def test_explain_a_class_without_traffic(daemon):
-    """A class that nobody sends is a negative answer, exit 1."""
-    daemon.on("GET", "/v1/status", STATUS)
-    daemon.on("GET", "/v1/profiles", PROFILES)
-    result = tuner("explain", "structured")
-
-    assert 1 == result.exit_code
-    assert "No traffic of class 'structured'" in result.stderr
 
 
 def test_colour_only_where_it_is_wanted(monkeypatch):

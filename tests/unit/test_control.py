@@ -5,17 +5,21 @@ from types import SimpleNamespace
 
 import aiohttp
 import pytest
+from searching import small_space
 
-from profiles.errors import ConflictError, StoreError
+from profiles.errors import ConflictError, StoreError, UnavailableError
 from profiles.knobs import Knobs
-from profiles.measurement import Failure, FailureKind, Measurement
+from profiles.measurement import Block, Failure, FailureKind, Measurement
 from profiles.platform import fingerprint
 from profiles.profile import default_profile
+from profiles.records import StayKind
+from service import explain
 from service.archive import Archive
 from service.control import Control, _limit
-from service.modes import Event
+from service.modes import Event, Mode
 from tuner.config import Config, EngineConfig
 
+CLASS = "greedy.balanced.low"
 HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
 
 
@@ -31,10 +35,19 @@ class Daemon:
             observer=observer,
             config=Config(engine=EngineConfig(model="org/m", env={"HF_TOKEN": "hf_secret"})),
             slot=SimpleNamespace(plan=lambda *_, **__: None),
+            lab=SimpleNamespace(space=self.space),
+            live=None,
         )
-        self.state = SimpleNamespace(in_force=default)
+        self.state = SimpleNamespace(in_force=default, why="x", mode=Mode.SERVING, switched_at=0.0)
+        self.mixtures = []
         self.steward = self
         self.events, self.said, self.error = [], [], None
+
+    async def space(self):
+        return small_space()
+
+    async def no_space(self):
+        raise UnavailableError("vLLM cannot be asked.")
 
     async def use(self, choice):
         if self.error is not None:
@@ -64,8 +77,9 @@ async def daemon(tmp_path):
 
 
 @pytest.fixture
-async def ask(daemon, tmp_path):
+async def ask(daemon, tmp_path, monkeypatch):
     """Ask the API on one of its sockets."""
+    monkeypatch.setattr(explain, "live_status", lambda *_: {"mixtures": daemon.mixtures})
     control = Control(daemon, SimpleNamespace())
     await control.serve(tmp_path / "status.sock", tmp_path / "control.sock")
 
@@ -214,6 +228,106 @@ async def test_secrets_of_the_environment_are_hidden(ask):
     _, answered = await ask("GET", "/v1/config", name="status")
 
     assert {"HF_TOKEN": "(hidden)"} == answered["config"]["engine"]["env"]
+
+
+async def test_history_has_the_ledger(ask, daemon):
+    """Sums over every stay on this platform, and each profile's own."""
+    store, archive = daemon.parts.archive.store, daemon.parts.archive
+    await archive.call(store.put_profile, daemon.state.in_force)
+    await archive.call(
+        store.set_in_force,
+        daemon.state.in_force.id,
+        why="x",
+        at=1.0,
+        kind=StayKind.RESTART,
+        restart_s=40.0,
+        lost_tokens=400.0,
+    )
+    await archive.call(store.add_to_account, served_tokens=9.0, gained_tokens=3.0, avoided=2)
+    _, answered = await ask("GET", "/v1/history", name="status")
+
+    ledger = answered["ledger"]
+    assert (1, 0, 2) == (ledger["switches"], ledger["live_switches"], ledger["avoided"])
+    assert (400.0, 3.0) == (ledger["lost_tokens"], ledger["gained_tokens"])
+    assert [daemon.state.in_force.id] == [each["profile"] for each in ledger["profiles"]]
+
+
+async def measured(daemon, *rates, workload=CLASS):
+    """Starts of the default in the store."""
+    store, archive = daemon.parts.archive.store, daemon.parts.archive
+    for number, rate in enumerate(rates):
+        row = Measurement(
+            platform=HERE.digest,
+            workload=workload,
+            knobs=Knobs().canonical(),
+            started_at=1.0,
+            engine_token=f"{workload}-{number}",
+            blocks=(Block(seconds=10.0, output_tokens=rate, requests=3),),
+        )
+        await archive.call(store.add_measurement, row)
+
+
+async def test_an_explanation_is_read_from_the_store(ask, daemon):
+    """Classes that were measured, seen or decided, each with what is behind it."""
+    await measured(daemon, 1000, 1010, 1020)
+    daemon.parts.observer.seen["sampled.balanced.low"] = None
+    _, answered = await ask("GET", "/v1/explain", name="status")
+
+    first, second = answered["classes"]
+    assert (CLASS, "open") == (first["workload"], first["state"])
+    assert ("sampled.balanced.low", "untried") == (second["workload"], second["state"])
+    assert 3 == first["tried"]["starts"]
+    assert first["noise"]["calibration"]["one_start"]["deviation"] == pytest.approx(
+        0.0099, abs=1e-4
+    )
+    assert ("x", daemon.state.in_force.id) == (answered["why"], answered["in_force"]["id"])
+
+
+async def test_a_class_is_explained_by_its_beginning(ask, daemon):
+    """As people type it; what is not known is a negative answer that names what is."""
+    await measured(daemon, 1000)
+    await measured(daemon, 1000, workload="sampled.balanced.low")
+    _, found = await ask("GET", "/v1/explain?workload=sampled", name="status")
+    status, missing = await ask("GET", "/v1/explain?workload=structured", name="status")
+
+    assert ["sampled.balanced.low"] == [each["workload"] for each in found["classes"]]
+    assert (404, 1) == (status, missing["error"]["exit_code"])
+    assert "(known: greedy.balanced.low, sampled.balanced.low)" in missing["error"]["message"]
+
+
+async def test_an_explanation_does_not_need_vllm(ask, daemon):
+    """Without the space, what was not tried is unknown, and all the rest is there."""
+    await measured(daemon, 1000)
+    daemon.parts.lab = SimpleNamespace(space=daemon.no_space)
+    _, found = await ask("GET", "/v1/explain", name="status")
+
+    assert found["classes"][0]["tried"]["open"] is None
+
+
+async def test_probation_and_learning_are_explained(ask, daemon):
+    """What the daemon knows beside the store: until when, and which mixtures with the class."""
+    await measured(daemon, 1000)
+    daemon.state.mode, daemon.state.switched_at = Mode.PROBATION, 50.0
+    daemon.state.in_force = daemon.state.in_force.model_copy(update={"workload": CLASS})
+    daemon.mixtures = [
+        mixture("greedy.balanced", settled_at=None, rounds=1),
+        mixture("greedy.balanced + sampled.balanced", settled_at=9.0),
+        mixture("sampled.balanced", settled_at=9.0),
+    ]
+    _, answered = await ask("GET", "/v1/explain", name="status")
+
+    found = answered["classes"][0]
+    assert [("probation", 650.0)] == [(bar["kind"], bar["until"]) for bar in found["bars"]]
+    assert [
+        "greedy.balanced is being learned, 2 of 7 draft lengths left after 1 round",
+        "greedy.balanced + sampled.balanced runs draft length 3: it is the best",
+    ] == [each["sentence"] for each in found["learned"]]
+
+
+def mixture(name, **fields):
+    """What the live status says of one mixture."""
+    base = {"rounds": 4, "left": 2, "arms": 7, "label": "3", "why": "it is the best"}
+    return {"name": name, **base, **fields}
 
 
 @pytest.mark.parametrize(

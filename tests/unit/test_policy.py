@@ -234,6 +234,15 @@ def test_a_switch_has_to_earn_its_restart_first():
     assert ledger.forgone_s[FAST.id] >= PRICE
 
 
+def test_a_decision_that_waits_names_what_it_waits_for():
+    """The ledger counts the switches that were wanted and never paid; a switch is none of them."""
+    waiting, _ = decide(facts(), Ledger(), CONFIG)
+    _, switching, _ = decide_until(facts())
+    settled, _ = decide(facts(in_force=FAST), Ledger(), CONFIG)
+
+    assert (FAST, None, None) == (waiting.wanted, switching.wanted, settled.wanted)
+
+
 def test_an_idle_hour_earns_nothing():
     """Half the busy time, half the speed at which a restart is earned; none, never."""
     half, _, _ = decide_until(facts(window=traffic((CODE, 0.8), busy=0.5)))

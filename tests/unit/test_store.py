@@ -9,7 +9,7 @@ from profiles.knobs import Knobs
 from profiles.measurement import Block, Failure, FailureKind, Measurement
 from profiles.platform import fingerprint
 from profiles.profile import Evidence, Origin, Profile
-from profiles.records import Event, TrialStatus
+from profiles.records import Account, Applied, Event, StayKind, TrialStatus
 from profiles.store import Store
 
 HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
@@ -508,10 +508,56 @@ def test_what_is_in_force_is_the_latest(store):
         store.put_profile(each)
         store.set_in_force(each.id, why=f"k={each.knobs.draft_length}.", at=each.created_at)
 
-    assert (second.id, "k=3.", 3.0) == tuple(store.in_force().model_dump().values())
+    assert Applied(profile=second.id, why="k=3.", at=3.0) == store.in_force()
     assert [second.id, first.id] == [each.profile for each in store.in_force_history()]
     with pytest.raises(NotFoundError):
         store.set_in_force("beef", why="x", at=1.0)
+
+
+def test_the_account_of_what_is_in_force_grows(store):
+    """Entries go to the latest stay, and the accounts are sums over all stays of a profile."""
+    first, second = profile(8), profile(3)
+    for each in (first, second):
+        store.put_profile(each)
+    store.set_in_force(
+        first.id, why="x", at=1.0, kind=StayKind.RESTART, restart_s=40.0, lost_tokens=400.0
+    )
+    store.add_to_account(served_tokens=1000.0, gained_tokens=300.0)
+    store.set_in_force(second.id, why="x", at=2.0, kind=StayKind.LIVE)
+    store.add_to_account(served_tokens=50.0, avoided=1)
+    store.set_in_force(first.id, why="x", at=3.0, kind=StayKind.TUNED)
+    store.add_to_account(served_tokens=10.0, gained_tokens=3.0)
+
+    accounts = {each.profile: each for each in store.accounts(HERE.digest)}
+    assert {
+        first.id: Account(
+            profile=first.id,
+            switches=1,
+            restart_s=40.0,
+            lost_tokens=400.0,
+            served_tokens=1010.0,
+            gained_tokens=303.0,
+        ),
+        second.id: Account(profile=second.id, live_switches=1, served_tokens=50.0, avoided=1),
+    } == accounts
+    assert [] == store.accounts("elsewhere")
+    assert [10.0, 50.0, 1000.0] == [each.served_tokens for each in store.in_force_history()]
+
+
+def test_an_account_needs_a_stay(store):
+    """Before anything was in force there is nothing to add to."""
+    with pytest.raises(NotFoundError, match="Nothing is in force"):
+        store.add_to_account(avoided=1)
+
+
+def test_measurements_have_the_number_of_their_trial(store):
+    """A sentence may name the trial as `tuner trials` does; the live loop's rows have none."""
+    trial = open_trial(store)
+    store.add_measurement(measurement(), trial=trial)
+    store.add_measurement(measurement())
+
+    found = store.numbered_measurements(HERE.digest)
+    assert [(trial, measurement()), (None, measurement())] == found
 
 
 def test_everything_is_there_after_opening_again(path, store):

@@ -5,10 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from profiles.knobs import Knobs
 from tuner.cli import layout
-from tuner.cli.text import MISSING, clock, gain, number, safe, short
+from tuner.cli.text import MISSING, clock, counted, gain, number, safe, short, tokens
 
 Item = Mapping[str, Any]
 
@@ -137,14 +138,28 @@ def _outcome(trial: Item) -> str:
     return safe(trial.get("status"))
 
 
-def render_history(found: Sequence[Item], *, now: float, width: int) -> RenderableType:
-    """One line per event."""
+def render_history(
+    found: Sequence[Item], ledger: Item, *, now: float, width: int
+) -> RenderableType:
+    """The ledger in one line, then one line per event."""
     rows = [
         (clock(item.get("at"), now), safe(item.get("kind")), safe(item.get("sentence")))
         for item in found
     ]
     headers = ("when", "kind", "what")
-    return layout.table(headers, rows, width=width, empty="Nothing has happened yet.")
+    table = layout.table(headers, rows, width=width, empty="Nothing has happened yet.")
+    return Group(Text(ledger_line(ledger)), table) if ledger else table
+
+
+def ledger_line(ledger: Item) -> str:
+    """What restarts cost and gave: `switched 3 times, cost 41 k tokens, gained 212 k; ...`."""
+    lost, gained = tokens(ledger.get("lost_tokens")), tokens(ledger.get("gained_tokens"))
+    line = (
+        f"switched {counted(ledger.get('switches'), 'time')}, cost {lost} tokens, gained {gained}"
+    )
+    if ledger.get("live_switches"):
+        line += f"; {counted(ledger['live_switches'], 'live switch')} cost nothing"
+    return f"{line}; {counted(ledger.get('avoided'), 'switch')} avoided"
 
 
 def render_checks(checks: Sequence[Item]) -> RenderableType:
@@ -155,25 +170,3 @@ def render_checks(checks: Sequence[Item]) -> RenderableType:
         if item.get("hint"):
             rows.append(("", f"→ {item['hint']}"))
     return layout.pairs([(state, safe(text)) for state, text in rows])
-
-
-def render_explanation(
-    classes: Sequence[Item], profiles: Sequence[Item], why: str
-) -> RenderableType:
-    """Per class: what was decided and the sentence that proves it."""
-    by_id = {item.get("id"): item for item in profiles}
-    rows = [("now", safe(why))]
-    for item in classes:
-        chosen = by_id.get(item.get("profile"), {})
-        proof = evidence(chosen)
-        rows.append((safe(item.get("workload")), safe(item.get("state"))))
-        if chosen:
-            rows.append(("", f"{label(chosen)} {short(chosen.get('id'))}"))
-        if proof.get("sentence"):
-            rows.append(("", safe(proof["sentence"])))
-        rates = (item.get("default_tok_s"), item.get("tuned_tok_s"))
-        if any(rate is not None for rate in rates):
-            default, tuned = (number(rate, "tok/s", 1) for rate in rates)
-            interval = gain(item.get("gain"), item.get("gain_low"), item.get("gain_high"))
-            rows.append(("", f"default {default}, tuned {tuned}, {interval}"))
-    return Group(layout.pairs(rows))

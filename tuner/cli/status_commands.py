@@ -3,13 +3,14 @@
 import json
 import sys
 import time
+from urllib.parse import quote
 
 import click
 from rich.console import RenderableType
 from rich.live import Live
 
-from profiles.errors import NotFoundError, UnreachableError
-from tuner.cli import app, render_status, render_tables
+from profiles.errors import UnreachableError
+from tuner.cli import app, render_explain, render_status, render_tables
 from tuner.cli.app import Command, Session, pass_session
 from tuner.version import version
 
@@ -81,7 +82,9 @@ def history(session: Session, limit: int) -> None:
     found = render_tables.items(answer, "events")
     session.show(
         answer,
-        lambda: render_tables.render_history(found, now=time.time(), width=app.width()),
+        lambda: render_tables.render_history(
+            found, render_tables.part(answer, "ledger"), now=time.time(), width=app.width()
+        ),
     )
 
 
@@ -89,28 +92,21 @@ def history(session: Session, limit: int) -> None:
 @click.argument("workload", metavar="[CLASS]", required=False)
 @pass_session
 def explain(session: Session, workload: str | None) -> None:
-    """Say why each class runs what it runs."""
-    client = session.client()
-    answer = client.get("/v1/status")
-    profiles = render_tables.items(client.get("/v1/profiles"), "profiles")
-    traffic = answer.get("traffic") or {}
-    classes = [
-        item
-        for item in render_tables.items(traffic, "classes")
-        if workload is None or str(item.get("workload", "")).startswith(workload)
-    ]
-    if workload is not None and not classes:
-        raise NotFoundError(
-            f"No traffic of class {workload!r} in the current window.",
-            hint="`tuner status` lists the classes that were seen.",
-        )
-    in_force = answer.get("profile") or {}
-    why = str(in_force.get("why") or answer.get("sentence") or "")
-    used = {item.get("profile") for item in classes}
-    shown = [item for item in profiles if item.get("id") in used]
+    """Say why each class runs what it runs.
+
+    CLASS is such as greedy.balanced.low, or its beginning; none means all classes in short.
+    """
+    query = "" if workload is None else f"?workload={quote(workload, safe='')}"
+    answer = session.client().get(f"/v1/explain{query}")
+    found = render_tables.items(answer, "classes")
+    full = workload is not None or len(found) == 1
     session.show(
-        {"v": 1, "why": why, "classes": classes, "profiles": shown},
-        lambda: render_tables.render_explanation(classes, shown, why),
+        answer,
+        lambda: (
+            render_explain.render_full(found, now=time.time())
+            if full
+            else render_explain.render_short(answer)
+        ),
     )
 
 

@@ -80,5 +80,16 @@ def sentence(answer: Mapping[str, Any], otherwise: str) -> str:
 
 
 def counted(count: Any, noun: str) -> str:
-    """`1 request`, `2 requests`."""
-    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+    """`1 request`, `2 requests`, `2 switches`."""
+    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number(count)} {noun}{ending}"
+
+
+def tokens(count: Any) -> str:
+    """A number of tokens to three digits: `950`, `41 k`, `1.2 M`."""
+    if not isinstance(count, int | float):
+        return MISSING
+    for size, unit in ((1e6, " M"), (1e3, " k")):
+        if abs(count) >= 0.9995 * size:
+            return f"{count / size:.{1 if abs(count) < 9.95 * size else 0}f}{unit}"
+    return f"{count:.0f}"
