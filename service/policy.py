@@ -29,6 +29,7 @@ class Facts:
     last_plain_at: float | None
     restart_s: float  # what a switch costs
     live: bool = False  # whether the running engine's live knobs can be changed
+    live_caps: bool = True  # its admitted batch too; vLLM has that since 0.31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision
             Decision(profile=facts.in_force, why=why, switch=False, fixed=fixed),
             Ledger(switched_at=recent),
         )
-    if facts.live and target.knobs.cold() == facts.in_force.knobs.cold():
+    if facts.live and _reached_live(facts, target):
         return (  # free: no hold, no restart, so nothing has to be earned first
             Decision(profile=target, why=why, switch=True, live=True, fixed=fixed),
             replace(ledger, switched_at=recent),
@@ -86,6 +87,12 @@ def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision
         why = f"{why}; waiting: {stay}"
         return Decision(profile=facts.in_force, why=why, switch=False, wanted=target), kept
     return Decision(profile=target, why=why, switch=True), kept
+
+
+def _reached_live(facts: Facts, target: Profile) -> bool:
+    now, then = facts.in_force.knobs, target.knobs
+    capped_alike = now.max_active_seqs == then.max_active_seqs
+    return now.cold() == then.cold() and (facts.live_caps or capped_alike)
 
 
 def switched(ledger: Ledger, now: float) -> Ledger:

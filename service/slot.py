@@ -156,6 +156,13 @@ class Slot:
             and self.engine.knobs == knobs
         )
 
+    @property
+    def live_caps(self) -> bool:
+        """Whether the admitted batch of the running engine is live."""
+        return (
+            self.engine is not None and self.engine.link is not None and self.engine.link.can_admit
+        )
+
     def reaches(self, knobs: Knobs) -> bool:
         """Whether the running engine can have these knobs without a restart."""
         engine = self.engine
@@ -164,7 +171,7 @@ class Slot:
             and not engine.ended.is_set()
             and engine.link is not None
             and engine.knobs.cold() == knobs.cold()
-            and (engine.knobs.max_active_seqs == knobs.max_active_seqs or engine.link.can_admit)
+            and (engine.knobs.max_active_seqs == knobs.max_active_seqs or self.live_caps)
         )
 
     async def apply(self, knobs: Knobs, *, profile: str) -> None:

@@ -178,6 +178,7 @@ class Steward:
             last_plain_at=max(seen, default=None),
             restart_s=self.parts.slot.eta_s,
             live=self.parts.slot.reaches(self.state.in_force.knobs),
+            live_caps=self.parts.slot.live_caps,
         )
 
     def may_learn(self) -> str | None:

@@ -37,6 +37,7 @@ class Slot:
 
     eta_s = 0.001
     restarts = 0
+    live_caps = True
 
     def __init__(self):
         self.engine, self.calls = None, []

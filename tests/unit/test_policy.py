@@ -405,6 +405,17 @@ def test_an_engine_without_live_knobs_is_restarted():
     assert (False, False) == (decision.switch, decision.live)
 
 
+def test_another_cap_is_a_restart_where_caps_are_not_live():
+    """Before vLLM 0.31 such a switch was called free, and then restarted past the account."""
+    capped = scheduled(8, max_active_seqs=4)
+    given = replace(live_facts(), promoted={CODE: capped})
+
+    assert decide(given, Ledger(), CONFIG)[0].live
+    assert not decide(replace(given, live_caps=False), Ledger(), CONFIG)[0].live
+    same = replace(live_facts(), live_caps=False)
+    assert decide(same, Ledger(), CONFIG)[0].live
+
+
 def test_equal_knobs_are_no_live_switch():
     """What is in force is not put in force again every ten seconds."""
     decision, _ = decide(facts(in_force=FAST, live=True), Ledger(), CONFIG)
