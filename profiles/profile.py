@@ -3,6 +3,7 @@
 import hashlib
 import json
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +30,8 @@ class Evidence(BaseModel):
     gain_high: float | None = None
     confidence: float = 0.95
     pairs: int = 0  # start pairs behind the interval
+    # "planned": their number was fixed beforehand; "sequential": judged after every pair
+    test: Literal["planned", "sequential"] = "planned"
     trials: int = 0  # engine starts of the search before it
     acceptance_length: float | None = None
     joule_per_token: float | None = None

@@ -22,6 +22,7 @@ from tuner.promotion import (
     Pair,
     Verdict,
     already_best,
+    clear,
     decide,
     nothing_fits,
     schedule_pairs,
@@ -176,14 +177,20 @@ class TuningSession:
         cold = {w: knobs.cold() if knobs.live else knobs for w, knobs in arms.items()}
         starts = {knobs.digest(): knobs for knobs in cold.values()} | {DEFAULT_ARM: default}
         names = [name for name in starts if name != DEFAULT_ARM]
-        rounds = schedule_pairs(tuning.pairs, names, seed=tuning.seed)
+        most = max(tuning.pairs, tuning.most_pairs)
+        rounds = schedule_pairs(most, names, seed=tuning.seed)
         for number, order in enumerate(rounds, start=1):
+            waiting = [w for w in arms if not self._clear(pairs[w])]
+            if not waiting:
+                break
             found: dict[tuple[str, str], Measurement] = {}
             for name in order:
                 knobs = starts[name]
-                why = f"promotion round {number} of {tuning.pairs}"
+                wanted = tuple(w for w in waiting if name in {cold[w].digest(), DEFAULT_ARM})
+                if not wanted:
+                    continue
+                why = f"promotion round {number} of {most}"
                 self._say(f"{why}: {knobs.label()}", phase="promotion")
-                wanted = tuple(w for w, arm in cold.items() if name in {arm.digest(), DEFAULT_ARM})
                 # every arm as it is: a sweep would measure something else
                 own = {w: default if name == DEFAULT_ARM else arms[w] for w in wanted}
                 live = own if knobs.live else {}
@@ -195,6 +202,13 @@ class TuningSession:
                 if one is not None and other is not None:
                     pairs[workload].append(Pair(default=one, candidate=other))
         return pairs
+
+    def _clear(self, pairs: Sequence[Pair]) -> bool:
+        """Whether a class needs no further pair; with a planned number only that ends it."""
+        tuning = self._study.tuning
+        if not tuning.most_pairs:
+            return len(pairs) >= tuning.pairs
+        return clear(pairs, min_gain=tuning.min_gain, goals=self._goals)
 
     async def _verdict(
         self, workload: str, knobs: Knobs, pairs: Sequence[Pair], history: Sequence[Observation]
@@ -208,9 +222,10 @@ class TuningSession:
             verdict = decide(
                 pairs,
                 min_gain=study.tuning.min_gain,
-                planned_pairs=study.tuning.pairs,
+                planned_pairs=max(study.tuning.pairs, study.tuning.most_pairs),
                 trials=len(history),
                 goals=goals,
+                sequential=study.tuning.most_pairs > 0,
             )
         profile = Profile(
             knobs=knobs if verdict.promote else study.default,

@@ -125,12 +125,21 @@ class TuningConfig(Section):
     block_s: PositiveFloat = 8.0  # of one timed block
     blocks: PositiveInt = 3  # timed blocks of one measurement
     pairs: int = Field(default=3, ge=2)  # start pairs of a promotion
+    # 0: exactly `pairs`; more: judged after every pair, until it is clear or there are so many
+    most_pairs: int = Field(default=0, ge=0, le=40)
     min_gain: float = Field(default=0.03, ge=0)  # point gain below which nothing is promoted
     seed: int = 0  # of every random choice of a search
     # what is maximised; p95_latency is minimised: from sending a request to its last token
     objective: Literal["tok_s", "tok_per_joule", "p95_latency"] = "tok_s"
     limits: LimitsConfig = LimitsConfig()  # what must be kept meanwhile
     space: SpaceConfig = SpaceConfig()  # what is searched
+
+    @model_validator(mode="after")
+    def _enough_pairs(self) -> Self:
+        least = max(self.pairs, 4)  # an interval that is valid at every look is infinite below
+        if self.most_pairs and self.most_pairs < least:
+            raise ValueError(f"most_pairs must be 0 or at least {least}")
+        return self
 
 
 class LiveConfig(Section):

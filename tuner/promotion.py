@@ -6,17 +6,19 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from profiles.knobs import Knobs
 from profiles.measurement import Measurement
 from profiles.profile import Evidence
-from tuner.compare import Interval, fixed_interval
+from tuner.compare import Interval, fixed_interval, interval
 from tuner.objective import DEFAULT, Goals, over_blocks
 from tuner.observation import Observation
 from tuner.validity import cache_gap
 
 DEFAULT_ARM = "default"
+MIN_PAIRS = 4  # the always-valid interval is infinite up to three
+Test: TypeAlias = Literal["planned", "sequential"]
 LATENCY_FACTOR = 1.25  # TTFT p95 and mean TPOT may grow by this; p95 of few requests is noisy
 LATENCY_SLACK_S = 0.05  # and a smaller growth of TTFT is felt by nobody
 
@@ -84,32 +86,31 @@ def decide(
     confidence: float = 0.95,
     latency_factor: float = LATENCY_FACTOR,
     goals: Goals = DEFAULT,
+    sequential: bool = False,
 ) -> Verdict:
     """Promote when all planned pairs are usable, the gain is above the noise and limits hold.
 
-    The number of pairs is fixed beforehand, so it must not depend on what they showed.
+    The number of pairs is fixed beforehand, so it must not depend on what they showed; unless it
+    is `sequential`: then the interval holds however often it was looked at, and is wider.
 
     Raises:
         ValueError: more pairs than planned, or two pairs share a candidate start.
     """
     _check(pairs, planned_pairs)
-    scored = [
-        (pair, goals.score(pair.default), goals.score(pair.candidate))
-        for pair in pairs
-        if cache_gap(pair.default, pair.candidate) is None
-    ]
-    usable = [pair for pair, one, other in scored if one is not None and other is not None]
-    if len(usable) < planned_pairs:
+    usable, differences = _compared(pairs, goals)
+    test: Test = "sequential" if sequential else "planned"
+    if len(usable) < (MIN_PAIRS if sequential else planned_pairs):
         return _kept(
             f"kept the default: {len(usable)} of {planned_pairs} start pairs gave a usable "
             f"measurement{_why_not(pairs, goals)}",
-            _asked(goals, pairs=len(usable), trials=trials, confidence=confidence),
+            _asked(goals, pairs=len(usable), trials=trials, confidence=confidence, test=test),
         )
-    found = fixed_interval(
-        [other - one for _, one, other in scored if one is not None and other is not None],
-        confidence=confidence,
+    found = (
+        interval(differences, alpha=1 - confidence)
+        if sequential
+        else fixed_interval(differences, confidence=confidence)
     )
-    evidence = _evidence(usable, found, goals, trials=trials, confidence=confidence)
+    evidence = _evidence(usable, found, goals, trials=trials, confidence=confidence, test=test)
     refusal = _refusal(usable, found, goals=goals, min_gain=min_gain, latency_factor=latency_factor)
     if refusal is not None:
         own = goals.broken([pair.default for pair in usable])
@@ -120,6 +121,29 @@ def decide(
     return Verdict(
         promote=True, evidence=evidence.model_copy(update={"sentence": sentence}), sentence=sentence
     )
+
+
+def clear(
+    pairs: Sequence[Pair], *, min_gain: float, confidence: float = 0.95, goals: Goals = DEFAULT
+) -> bool:
+    """Whether a sequential promotion needs no more pairs: gained enough, or cannot any more."""
+    usable, differences = _compared(pairs, goals)
+    if len(usable) < MIN_PAIRS:
+        return False
+    found, asked = interval(differences, alpha=1 - confidence), math.log1p(min_gain)
+    return (found.low > 0 and found.mean > asked) or found.high < asked
+
+
+def _compared(pairs: Sequence[Pair], goals: Goals) -> tuple[list[Pair], list[float]]:
+    """The pairs that can be compared, and the differences of their scores."""
+    usable, differences = [], []
+    for pair in pairs:
+        one, other = goals.score(pair.default), goals.score(pair.candidate)
+        alike = cache_gap(pair.default, pair.candidate) is None
+        if alike and one is not None and other is not None:
+            usable.append(pair)
+            differences.append(other - one)
+    return usable, differences
 
 
 def _check(pairs: Sequence[Pair], planned: int) -> None:
@@ -175,9 +199,7 @@ def _asked(goals: Goals, **known: Any) -> Evidence:
     return Evidence(objective=goals.objective, limits=dict(goals.limits), **known)
 
 
-def _evidence(
-    pairs: Sequence[Pair], found: Interval, goals: Goals, *, trials: int, confidence: float
-) -> Evidence:
+def _evidence(pairs: Sequence[Pair], found: Interval, goals: Goals, **known: Any) -> Evidence:
     tuned, default = [p.candidate for p in pairs], [p.default for p in pairs]
     lengths = [each.acceptance.mean_length for each in tuned if each.acceptance]
     return _asked(
@@ -187,14 +209,13 @@ def _evidence(
         gain=math.expm1(found.mean),
         gain_low=math.expm1(found.low),
         gain_high=math.expm1(found.high),
-        confidence=confidence,
         pairs=len(pairs),
-        trials=trials,
         acceptance_length=_mean(lengths),
         joule_per_token=_mean([each.joule_per_token for each in tuned]),
         default_joule_per_token=_mean([each.joule_per_token for each in default]),
         latency_p95_s=over_blocks(tuned, "latency_p95_s"),
         default_latency_p95_s=over_blocks(default, "latency_p95_s"),
+        **known,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from profiles.knobs import Knobs
 from profiles.measurement import Measurement
 from profiles.records import Promotion
-from tuner.compare import Interval, fixed_interval
+from tuner.compare import Interval, fixed_interval, interval
 from tuner.objective import DEFAULT, Goals, over_blocks
 from tuner.promotion import LATENCY_FACTOR, LATENCY_SLACK_S
 from tuner.validity import cache_gap
@@ -87,11 +87,12 @@ def proof(
     differences = [pair.difference for pair in pairs if pair.difference is not None]
     if promotion.evidence.gain is None and len(differences) == len(pairs):
         return None  # these rows had a decision of their own; the present one is about a search
-    found = (
-        fixed_interval(differences, confidence=promotion.evidence.confidence)
-        if differences
-        else None
-    )
+    alpha = 1 - promotion.evidence.confidence
+    found = None
+    if differences and promotion.evidence.test == "sequential":
+        found = interval(differences, alpha=alpha)
+    elif differences:
+        found = fixed_interval(differences, confidence=1 - alpha)
     return Proof(
         candidate=Knobs.model_validate_json(next(arm for arm in arms if arm != base)).label(),
         default=Knobs.model_validate_json(base).label(),

@@ -6,7 +6,7 @@ from searching import measurement
 
 from profiles.knobs import Knobs
 from profiles.measurement import Acceptance, FailureKind
-from tuner.promotion import Pair, already_best, decide, schedule_pairs
+from tuner.promotion import MIN_PAIRS, Pair, already_best, clear, decide, schedule_pairs
 
 DFLASH = Knobs(drafter="dflash", draft_length=8)
 
@@ -199,3 +199,47 @@ def test_schedule_refuses_ambiguous_arms(arms):
     """Every arm has its own name."""
     with pytest.raises(ValueError, match="must be distinct"):
         schedule_pairs(2, arms, seed=0)
+
+
+# --- judged after every pair ----------------------------------------------------------------------
+
+
+def sequential(rng, *, gain=0.0, noise=0.025, most=12, min_gain=0.03):
+    """A promotion that is looked at after every pair, as a session does."""
+    made = []
+    while len(made) < most and not clear(made, min_gain=min_gain):
+        rate = 100 * (1 + gain) * math.exp(rng.gauss(0, noise * math.sqrt(2)))
+        made.append(pairs([rate] * (len(made) + 1))[-1])
+    return decide(made, min_gain=min_gain, planned_pairs=most, sequential=True)
+
+
+def test_sequential_promotion_needs_four_pairs_at_least():
+    """The interval that holds at every look is infinite before: even a hundredfold says nothing."""
+    assert not clear(pairs([9000, 9001, 9002]), min_gain=0.03)
+    few = decide(pairs([9000, 9001, 9002]), min_gain=0.03, planned_pairs=12, sequential=True)
+    assert not few.promote
+    assert "3 of 12 start pairs" in few.sentence
+    assert clear(pairs([141, 142, 143, 142]), min_gain=0.03)
+    assert MIN_PAIRS == 4
+
+
+def test_sequential_promotion_ends_early_without_a_gain():
+    """What cannot reach the gain asked for any more costs no further starts."""
+    assert clear(pairs([99.9, 100.0, 100.1, 100.0, 99.9, 100.1]), min_gain=0.03)
+
+
+def test_looking_after_every_pair_promotes_nothing_that_is_equal():
+    """A/A: at most 2 % of simulated promotions, although each is looked at up to nine times."""
+    rng = random.Random(1)
+    promoted = sum(sequential(rng).promote for _ in range(400))
+
+    assert promoted <= 8
+
+
+def test_sequential_promotion_finds_what_is_there():
+    """Twelve per cent at 2.5 % noise of a start: nine of ten are found within twelve pairs."""
+    rng = random.Random(2)
+    found = [sequential(rng, gain=0.12) for _ in range(100)]
+
+    assert sum(each.promote for each in found) >= 90
+    assert sum(each.evidence.pairs for each in found) / len(found) < 9

@@ -173,6 +173,30 @@ async def test_a_gain_within_the_noise_is_not_promoted(archive):
     assert Knobs() == (await archive.promoted(HERE.digest))[CODE].knobs
 
 
+async def test_a_sequential_promotion_ends_as_soon_as_it_is_clear(archive):
+    """Twice the speed needs four pairs of the twelve that it may take."""
+    runner = Runner(archive, {CODE: PEAK}, wobble=0.01)
+    tuning = TUNING.model_copy(update={"most_pairs": 12})
+    verdicts = await session(runner, CODE, tuning=tuning).run()
+
+    assert verdicts[CODE].promote
+    assert ("sequential", 4) == (verdicts[CODE].evidence.test, verdicts[CODE].evidence.pairs)
+    assert [0, 0, 0, 0, 3, 3, 3, 3] == sorted(runner.promoted)
+
+
+async def test_a_sequential_promotion_goes_on_for_the_class_that_needs_it(archive):
+    """Two classes: the clear one is not measured any more, the other one takes all its pairs."""
+    runner = Runner(archive, {CODE: PEAK, CHAT: {**FLAT, 5: 104.0}}, wobble=0.03)
+    tuning = TUNING.model_copy(update={"most_pairs": 9})
+    verdicts = await session(runner, CODE, CHAT, tuning=tuning).run()
+
+    assert verdicts[CODE].promote
+    assert verdicts[CODE].evidence.pairs < 9
+    assert not verdicts[CHAT].promote
+    chat = {plan.pair for plan in runner.plans if plan.pair and len(plan.classes) == 1}
+    assert max(chat, default=0) >= verdicts[CODE].evidence.pairs
+
+
 async def test_a_crash_is_recorded_and_never_wins(archive):
     """The would-be peak does not start: the next best is promoted."""
     runner = Runner(archive, {CODE: PEAK}, broken={3})
