@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from session_bench import CLASS, HERE
-from stage import FAKE, ROOT, staged, until
+from stage import FAKE, ROOT, staged
 
 from profiles.knobs import Knobs
 from profiles.measurement import FailureKind
@@ -75,24 +75,22 @@ async def test_p04_every_start_has_a_socket_of_its_own(tmp_path):
 
 def test_p12_a_stopped_session_gives_back_what_was_in_force_before():
     """vllm-optimizer left the last trial's configuration running when a study was stopped."""
-    with staged() as stage:
+    with staged(tuning={"block_s": 5.0}) as stage:
         stage.start()
         stage.use(stage.profile(3))
         stage.settled("ngram k=3")
-        stage.script(start_delay_s=0.5)
         status, _ = stage.ask("POST", "/v1/tune", {"classes": ["greedy.balanced.single"]})
         assert 200 == status
-        until(
-            lambda: (
-                (record := stage.record)
-                and record.purpose == "trial"
-                and Knobs.model_validate_json(record.knobs).draft_tokens != 3
+        stage.becomes(
+            "the engine of a trial with other knobs, under load",
+            lambda s: (
+                (engine := s["engine"])
+                and (engine["purpose"], engine["state"]) == ("trial", "running")
+                and engine["label"] != "ngram k=3"
             ),
-            "the engine of a trial with other knobs",
         )
         status, _ = stage.ask("POST", "/v1/tune/stop", {})
         assert 200 == status
-        stage.script()
         after = stage.settled("ngram k=3")
 
         assert "ngram k=3" == after["engine"]["label"]
