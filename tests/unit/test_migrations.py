@@ -21,6 +21,9 @@ from profiles.errors import (
     StoreNewerError,
     StoreReadOnlyError,
 )
+from profiles.knobs import Knobs
+from profiles.profile import default_profile
+from profiles.records import Account, Applied
 from profiles.store import Store
 from profiles.tables import Table
 
@@ -75,6 +78,13 @@ def run_python(script, *args):
         text=True,
         check=False,
     )
+
+
+def first_scripts(folder):
+    """The first migration alone."""
+    ignore = shutil.ignore_patterns("__pycache__", "0002_*")
+    shutil.copytree(schema.MIGRATIONS, folder, ignore=ignore)
+    return folder
 
 
 # -- a healthy file --------------------------------------------------------------------------
@@ -283,6 +293,9 @@ OPEN_AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from profiles.errors import StoreReadOnlyError
+from profiles.knobs import Knobs
+from profiles.profile import default_profile
+from profiles.records import Account, Applied
 from profiles.store import Store
 if os.geteuid() == 0:  # root ignores permissions: become nobody, after the imports
     try:
@@ -349,6 +362,9 @@ import itertools, sys
 from pathlib import Path
 from profiles.measurement import Block, Measurement
 from profiles.platform import fingerprint
+from profiles.knobs import Knobs
+from profiles.profile import default_profile
+from profiles.records import Account, Applied
 from profiles.store import Store
 
 store = Store.open(Path(sys.argv[1]), now=1.0)
@@ -383,3 +399,22 @@ def test_kill_9_in_the_middle_of_inserts_loses_nothing_that_was_committed(path):
     assert seen == found[: len(seen)]
     assert len(found) - len(seen) <= 1
     assert [("ok",)] == rows(path, "PRAGMA integrity_check")
+
+
+def test_what_was_in_force_before_there_were_accounts(path, tmp_path):
+    """It stays in force; its account begins at zero, and it is counted as no switch."""
+    with contextlib.closing(Database.open(path, scripts=first_scripts(tmp_path / "first"))):
+        pass
+    found = default_profile("p", Knobs())
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        values = (found.id, "p", "any", found.knobs.digest(), 1.0, found.model_dump_json())
+        connection.execute("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", values)
+        connection.execute(
+            "INSERT INTO in_force (profile, why, applied_at) VALUES (?, 'x', 1.0)", values[:1]
+        )
+
+    with Store.open(path, now=2.0) as store:
+        assert Applied(profile=found.id, why="x", at=1.0) == store.in_force()
+        store.add_to_account(served_tokens=5.0)
+        assert [Account(profile=found.id, served_tokens=5.0)] == store.accounts("p")
+        assert "Migrated the store from schema 0001" in store.events()[0].sentence
