@@ -7,6 +7,7 @@ from profiles.knobs import Knobs
 from profiles.measurement import Block, Failure, FailureKind, Measurement
 from profiles.profile import Origin, Profile
 from profiles.records import Promotion
+from tuner.objective import DEFAULT
 from tuner.promotion import Pair, already_best, decide
 
 CODE, CHAT = "greedy.balanced.low", "sampled.balanced.low"
@@ -29,7 +30,7 @@ class Rows:
         """One engine start; with a failure it gave nothing."""
         number = len(self.rows) + 1
         kind = None if failure is None else Failure(kind=failure, sentence="It ran out of memory.")
-        base = {"ttft_p95_s": 0.2, "tpot_mean_s": 0.02}
+        base = {"ttft_p95_s": 0.2, "tpot_mean_s": 0.02, "latency_p95_s": 1.0}
         base |= {name: fields.pop(name) for name in (*base, "errors") if name in fields}
         blocks = () if rate is None else (
             Block(seconds=1e4, output_tokens=round(1e4 * rate), requests=9, **base),
@@ -58,10 +59,10 @@ class Rows:
         return made
 
 
-def decision(made, candidate, *, default=OFF, planned=3, trials=4, at=DECIDED_AT):
+def decision(made, candidate, *, default=OFF, planned=3, trials=4, at=DECIDED_AT, goals=DEFAULT):
     """The promotion of these pairs and its profile, as a session stores them."""
     verdict = (
-        decide(made, min_gain=0.03, planned_pairs=planned, trials=trials)
+        decide(made, min_gain=0.03, planned_pairs=planned, trials=trials, goals=goals)
         if made
         else already_best(trials)
     )

@@ -225,6 +225,8 @@ def _refusals(pairs: Proof, level: Noise) -> list[str]:
         for each in pairs.guards
         if not each.kept
     ]
+    if pairs.broken is not None:
+        said.append(f"a candidate that keeps the limits: {pairs.broken}")
     if pairs.failed_requests:
         said.append("no failed request with the candidate")
     if pairs.gain is None or pairs.gain <= 0:

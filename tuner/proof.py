@@ -59,6 +59,7 @@ class Proof:
     confidence: float
     guards: tuple[Guard, ...]
     failed_requests: int  # of the candidate
+    broken: str | None = None  # the limit that the candidate breaks
 
 
 def proof(
@@ -104,6 +105,7 @@ def proof(
         confidence=promotion.evidence.confidence,
         guards=_guards(first, second),
         failed_requests=sum(block.errors for row in second for block in row.blocks),
+        broken=goals.broken(second),
     )
 
 

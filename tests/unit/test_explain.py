@@ -11,6 +11,7 @@ from searching import small_space
 from profiles.measurement import FailureKind
 from profiles.records import Quarantine
 from tuner.explain import Bar, Facts, Learned, State, explain
+from tuner.objective import Goals
 
 SPACE = small_space(draft_lengths=(1, 3, 8, 15))
 GOOD = [(100.0, 140.0), (100.0, 141.0), (100.0, 142.0)]
@@ -137,6 +138,29 @@ def test_kept_because_of_its_latency():
     found = explained(made, decision(made.pairs(GOOD, k(8), tpot_mean_s=0.03), k(8)))
 
     assert "time per output token within 25 ms (it was 30)" == found.change[0]
+
+
+def test_kept_because_a_limit_is_broken():
+    """The limit and how far the candidate was above it."""
+    made = Rows()
+    pairs = made.pairs(GOOD, k(8), ttft_p95_s=0.22)
+    goals = Goals(limits={"ttft_p95_s": 0.21})
+    found = explained(made, decision(pairs, k(8), goals=goals), goals=goals)
+
+    assert "0.22 s breaks limits.ttft_p95_s = 0.21 s" == found.proof.broken
+    assert f"a candidate that keeps the limits: {found.proof.broken}" in found.change
+
+
+def test_other_objectives_are_explained_in_their_own_unit():
+    """Pairs of a latency objective used to be shown, and compared, as tokens per second."""
+    made = Rows()
+    goals = Goals(objective="p95_latency")
+    pairs = made.pairs(GOOD, k(8), latency_p95_s=0.5)
+    found = explained(made, decision(pairs, k(8), goals=goals), goals=goals)
+
+    assert "s p95 latency" == found.proof.unit
+    assert [0.5] * 3 == pytest.approx([pair.candidate for pair in found.proof.pairs])
+    assert found.proof.gain == pytest.approx(1.0)  # half of the default's 1 s
 
 
 def test_kept_because_a_start_failed():

@@ -122,6 +122,8 @@ def _proof(item: Item) -> Rows:
             _ms(guard.get(f"{name}_s")) for name in ("default", "candidate", "limit")
         )
         yield "latency", f"{safe(guard.get('name'))} {default} → {candidate}, limit {limit}"
+    if proof.get("broken"):
+        yield "limit", f"with the candidate {safe(proof['broken'])}"
     if proof.get("failed_requests"):
         yield "latency", f"{counted(proof['failed_requests'], 'request')} failed with the candidate"
 
