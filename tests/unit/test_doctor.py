@@ -220,3 +220,12 @@ def test_check_that_breaks():
         raise RuntimeError("oops")
 
     assert "Cannot check: RuntimeError: oops." == check.guarded("x", broken).sentence
+
+
+def test_the_model_of_the_search_is_named(monkeypatch):
+    """Both libraries are there, or those that are missing are named."""
+    monkeypatch.setattr(doctor, "find_spec", lambda _: object())
+    assert "ok" == doctor.sampler().state
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+
+    assert "needs scipy and torch" in doctor.sampler().sentence
