@@ -1,11 +1,12 @@
 """P: which draft length to start next, and which of the measured ones to use.
 
-The belief about the curve is a mixture: the shapes of tuner/shapes.py, each with the same normal
-discrepancy, because no real curve has exactly such a shape. Every start is an observation with
-noise; the level is free, so only differences between lengths count. Acceptance counters are
-evidence about tokens per step, with their error, and so far only bend the prior: what is chosen was
-measured. The next start is the one that is expected to raise the throughput of the final choice
-most (knowledge gradient); that may be a second start of a length already measured.
+The belief about the curve is a mixture. Most of it are the shapes of tuner/shapes.py, each with a
+small normal discrepancy, because no real curve has exactly such a shape; the rest knows only
+that neighbouring lengths are alike. Few starts are read by the shapes; where a curve has none of
+them, the starts themselves say so. Every start is an observation with noise; the level is free.
+Acceptance counters are evidence about tokens per step, with their error: they bend the prior, and
+what is chosen was measured. The next start is the one that is expected to raise the throughput of
+the final choice most (knowledge gradient); that may be a second start of a measured length.
 """
 
 import math
@@ -13,12 +14,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.drafts import Drafts, predicted
-from tuner.shapes import Array, Shapes, level_shape, shapes
+from tuner.shapes import Array, Shapes, shapes
 
 MAX_LENGTHS, MAX_STARTS = 4, 8  # of one ladder
-WORTH = 0.0005  # expected rise of ln tok/s below which one more start is not made
+WORTH = 0.0002  # expected rise of ln tok/s below which one more start is not made
 OUTCOMES = np.linspace(-3.0, 3.0, 15)  # standard deviations of what a start may show
 NEGLIGIBLE = 1e-4  # weight of a shape, against the heaviest
 
@@ -36,7 +38,8 @@ class Model:
     reach: float = 0.7  # in ln(1 + draft length)
     rough: float = 0.03
     tokens_error: float = 0.05  # of ln tokens per step: of the prediction and of the shape
-    shaped: bool = True  # False: nothing is known but that neighbours are alike
+    shaped: float = 0.8  # belief that the curve is near one of the shapes
+    unshaped: float = 0.3  # departure, of neighbouring lengths together, where it is not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +57,10 @@ class Belief:
     """What is believed about the curve after some starts."""
 
     lengths: tuple[int, ...]
-    weight: Array  # of the shapes
+    weight: Array  # of every shape
     mean: Array  # ln tok/s by shape and length
-    cover: Array  # covariance between lengths, the same for every shape
+    part: NDArray[np.int64]  # of every shape: its covariance
+    covers: Array  # covariances between lengths
 
     def expected(self) -> dict[int, float]:
         """Ln tok/s by draft length."""
@@ -134,36 +138,66 @@ def believe(lengths: Sequence[int], rungs: Sequence[Rung], *, model: Model) -> B
     if not rungs or any(rung.length not in lengths for rung in rungs):
         raise ValueError("a belief needs measured lengths among the candidates")
     lengths = tuple(lengths)
-    prior = shapes(lengths) if model.shaped else level_shape(lengths)
+    known = shapes(lengths)
+    told = _contradicted(known, lengths, rungs, model)
+    # what the counters say is no reason to leave the shapes or to stay
+    all_told = np.array([-math.log(np.exp(told.min() - told).mean()) + told.min()])
+    parts = [
+        _part(rungs, model, lengths, known.gain, model.smooth, told),
+        _part(rungs, model, lengths, np.zeros((1, len(lengths))), model.unshaped, all_told),
+    ]
+    odds = (model.shaped, 1 - model.shaped)
+    least = min(loss.min() for loss, *_ in parts)
+    weights = [
+        share * np.exp(least - loss) / len(loss)
+        for share, (loss, *_) in zip(odds, parts, strict=True)
+    ]
+    weight = np.concatenate(weights)
+    part = np.repeat([0, 1], [len(each) for each in weights])
+    kept = weight > NEGLIGIBLE * weight.max()
+    return Belief(
+        lengths=lengths,
+        weight=weight[kept] / weight[kept].sum(),
+        mean=np.concatenate([mean for _, mean, _ in parts])[kept],
+        part=part[kept],
+        covers=np.stack([cover for *_, cover in parts]),
+    )
+
+
+def _part(
+    rungs: Sequence[Rung],
+    model: Model,
+    lengths: tuple[int, ...],
+    gain: Array,
+    smooth: float,
+    told: Array,
+) -> tuple[Array, Array, Array]:
+    """Minus the log likelihood, the means by shape, and the covariance, of one half."""
     starts: dict[int, list[float]] = {}
     for rung in sorted(rungs, key=lambda each: (each.length, each.log_tok_s)):
         starts.setdefault(lengths.index(rung.length), []).append(rung.log_tok_s)
     at = list(starts)
     counts = np.array([len(each) for each in starts.values()])
     values = np.array([math.fsum(each) / len(each) for each in starts.values()])
-    own = _discrepancy(lengths, model)
-    precision = np.linalg.inv(own[np.ix_(at, at)] + np.diag(model.noise**2 / counts))
+    own = _discrepancy(lengths, model, smooth)
+    seen = own[np.ix_(at, at)] + np.diag(model.noise**2 / counts)
+    precision = np.linalg.inv(seen)
     ones = np.ones(len(at))
-    free = precision @ ones / (ones @ precision @ ones)  # the level, by least squares
+    certain = float(ones @ precision @ ones)
     # none of the starts was slow, or one at this length was
     missed = np.vstack([np.zeros(len(at)), np.diag(-math.log1p(-model.slowness) / counts)])
-    odds = np.array([1.0, *(counts * model.slow_share)])
-    apart = (values + missed)[:, None, :] - prior.gain[None, :, at]
-    level = apart @ free
-    apart -= level[:, :, None]
-    loss = 0.5 * np.einsum("hsi,ij,hsj->hs", apart, precision, apart)
-    loss += _contradicted(prior, lengths, rungs, model)
-    weight = (odds[:, None] * np.exp(loss.min() - loss)).ravel()
+    odds = np.array([1.0, *(counts * max(model.slow_share, 1e-12))])
+    apart = (values + missed)[:, None, :] - gain[None, :, at]
+    level = apart @ precision @ ones / certain  # by least squares
+    apart = apart - level[:, :, None]
+    loss = 0.5 * np.einsum("hsi,ij,hsj->hs", apart, precision, apart) + told
+    loss += 0.5 * (np.linalg.slogdet(seen)[1] + math.log(certain)) - np.log(odds)[:, None]
     reach = own[:, at] @ precision
     left = 1 - reach @ ones
-    shaped = prior.gain[None, :, :] + level[:, :, None] + apart @ reach.T
-    kept = weight > NEGLIGIBLE * weight.max()
-    return Belief(
-        lengths=lengths,
-        weight=weight[kept] / weight[kept].sum(),
-        mean=shaped.reshape(-1, len(lengths))[kept],
-        cover=own - reach @ own[at, :] + np.outer(left, left) / (ones @ precision @ ones),
-    )
+    mean = gain[None, :, :] + level[:, :, None] + apart @ reach.T
+    cover = own - reach @ own[at, :] + np.outer(left, left) / certain
+    # a shape is as likely before as any other, however often it is here as a slow start
+    return loss.ravel() + math.log(1 / len(odds)), mean.reshape(-1, len(lengths)), cover
 
 
 def worth(
@@ -177,24 +211,25 @@ def worth(
     found = {}
     for length, number in at.items():
         mine = sorted({*known, number})
-        spread = math.sqrt(belief.cover[number, number] + noise**2)
+        spread = np.sqrt(belief.covers[:, number, number] + noise**2)[belief.part]
         middle = weight @ mean[:, number]
-        wide = math.sqrt(spread**2 + weight @ (mean[:, number] - middle) ** 2)
+        wide = math.sqrt(weight @ (spread**2 + (mean[:, number] - middle) ** 2))
         apart = middle + wide * OUTCOMES[:, None] - mean[None, :, number]
-        chance = weight * np.exp(-0.5 * (apart / spread) ** 2)
-        pull = belief.cover[mine, number] / spread**2
-        after = chance @ mean[:, mine] + (chance * apart).sum(axis=1)[:, None] * pull
+        chance = weight / spread * np.exp(-0.5 * (apart / spread) ** 2)
+        pull = belief.covers[:, mine, number][belief.part] / spread[:, None] ** 2
+        after = (chance @ mean[:, mine] + (chance * apart) @ pull).max(axis=1)
         mass = chance.sum(axis=1)
-        best = np.maximum(after.max(axis=1), mass * rival if rival > -math.inf else -math.inf)
-        found[length] = max(0.0, float(best.sum() / mass.sum()) - now)
+        if rival > -math.inf:
+            after = np.maximum(after, mass * rival)
+        found[length] = max(0.0, float(after.sum() / mass.sum()) - now)
     return found
 
 
-def _discrepancy(lengths: Sequence[int], model: Model) -> Array:
+def _discrepancy(lengths: Sequence[int], model: Model, smooth: float) -> Array:
     place = np.log1p(np.asarray(lengths, dtype=np.float64))
     gap = (place[:, None] - place[None, :]) / model.reach
     alone = model.rough**2 * np.eye(len(place))
-    return np.asarray(model.smooth**2 * np.exp(-0.5 * gap**2) + alone, dtype=np.float64)
+    return np.asarray(smooth**2 * np.exp(-0.5 * gap**2) + alone, dtype=np.float64)
 
 
 def _contradicted(

@@ -52,12 +52,6 @@ def shapes(lengths: tuple[int, ...], count: int = SHAPES) -> Shapes:
     return Shapes(tokens=tokens, gain=tokens - np.log(seconds))
 
 
-def level_shape(lengths: tuple[int, ...]) -> Shapes:
-    """A single shape that says nothing: every length is as fast as speculation off."""
-    nothing = np.zeros((1, len(lengths)))
-    return Shapes(tokens=nothing, gain=nothing)
-
-
 def _spread(count: int, dimensions: int) -> Array:
     """Points that fill a unit cube evenly, one row per dimension: no random number is needed."""
     root = 2.0  # the generalised golden ratio: root^(n+1) = root + 1

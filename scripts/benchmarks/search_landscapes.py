@@ -64,7 +64,7 @@ def load(folder: Path) -> Atlas:
     for path in sorted(folder.glob("*.json")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            found = _landscapes(path.stem, data, skipped)
+            found = list(_landscapes(path.stem, data, skipped))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             skipped.append(f"{path.stem}: not a landscape file ({type(error).__name__}: {error})")
             continue

@@ -191,8 +191,8 @@ def _two(sampler: Callable[..., BaseSampler]) -> Callable[[int], BaseSampler]:
 
 
 METHODS = (
-    Method(name="ladder (ours)", search=ladder),
     Method(name="`tuner tune` as shipped", search=shipped),
+    Method(name="ladder alone", search=ladder),
     Method(name="exhaustive, once each", search=exhaustive),
     Method(name="random", search=drawn),
     Method(name="one factor at a time", search=one_factor),
@@ -220,7 +220,7 @@ ABLATIONS = (
     Method(name="complete", search=ladder),
     Method(
         name="without the shapes",
-        search=functools.partial(ladder, model=Model(shaped=False, smooth=0.3)),
+        search=functools.partial(ladder, model=Model(shaped=0.0)),
     ),
     Method(
         name="without acceptance",

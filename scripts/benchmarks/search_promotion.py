@@ -48,6 +48,7 @@ def promoted(
     seed: int,
     *,
     pairs: int,
+    confidence: float = 0.95,
     noise: Noise | None = None,
 ) -> bool:
     """Whether the candidate replaces the default after this many fresh pairs."""
@@ -62,7 +63,9 @@ def promoted(
         )
         for number in range(pairs)
     ]
-    return decide(found, min_gain=TuningConfig().min_gain, planned_pairs=pairs).promote
+    return decide(
+        found, min_gain=TuningConfig().min_gain, planned_pairs=pairs, confidence=confidence
+    ).promote
 
 
 def after_promotion(found: Sequence[Run], pairs: int) -> list[float]:
@@ -77,10 +80,12 @@ def after_promotion(found: Sequence[Run], pairs: int) -> list[float]:
     return regrets
 
 
-def false_promotions(number: int, pairs: int) -> float:
+def false_promotions(number: int, pairs: int, *, confidence: float = 0.95) -> float:
     """Share of promotions between two equal arms."""
     flat = Landscape(name="flat", family="flat", rates=dict.fromkeys(FLAT, 100.0))
-    return statistics.fmean(promoted(flat, 0, 4, seed, pairs=pairs) for seed in range(number))
+    return statistics.fmean(
+        promoted(flat, 0, 4, seed, pairs=pairs, confidence=confidence) for seed in range(number)
+    )
 
 
 def false_tunings(method: Method, number: int, pairs: int) -> float:

@@ -37,8 +37,7 @@ def headline(results: Results, names: Sequence[str]) -> str:
                 f"{percent(family_p90(found))} [{percent(flow)}, {percent(fhigh)}]",
                 percent(p90(longer)) if longer else "-",
                 percent(statistics.fmean(run.regret() for run in found), 2),
-                f"{statistics.fmean(run.lengths for run in found):.1f}, "
-                f"{max(run.lengths for run in found)}",
+                f"{_measured(found):.1f}, {max(run.lengths for run in found)}",
             ]
         )
     head = ["method", "runs", "p90 regret %, pooled", "every family alike", "over 4 lengths"]
@@ -138,6 +137,10 @@ def families(found: Sequence[Run]) -> str:
         )
     head = ["family", "landscapes", "p90 regret %", "mean %", "worst run %"]
     return table(head, rows)
+
+
+def _measured(found: Sequence[Run]) -> float:
+    return statistics.fmean(run.lengths for run in found)
 
 
 def _mean(found: Sequence[Run]) -> float:
