@@ -44,7 +44,9 @@ def landscape_space(rates: dict[int, float]) -> Space:
     return small_space(draft_lengths=tuple(k for k in rates if k > 0))
 
 
-def row(trial, knobs, *, rate=None, failure=None, start=None, limits=None) -> Observation:
+def row(
+    trial, knobs, *, rate=None, failure=None, start=None, limits=None, drafts=None
+) -> Observation:
     """An observation; `rate` in tok/s."""
     return Observation(
         trial=trial,
@@ -53,6 +55,7 @@ def row(trial, knobs, *, rate=None, failure=None, start=None, limits=None) -> Ob
         score=None if rate is None else math.log(rate),
         failure=failure,
         limits=limits or {},
+        drafts=drafts,
     )
 
 

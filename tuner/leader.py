@@ -29,7 +29,7 @@ class Estimate:
     knobs: Knobs
     score: float
     starts: int
-    deviation: float  # of the belief in log_tok_s
+    deviation: float  # of the belief in the score
 
 
 def scores(history: Sequence[Observation]) -> dict[Knobs, list[float]]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 from profiles.knobs import Knobs
 from profiles.measurement import FailureKind, Measurement
+from tuner.drafts import Drafts
 from tuner.objective import DEFAULT, Goals
 
 
@@ -19,6 +21,7 @@ class Observation:
     score: float | None = None  # natural logarithm of the objective, higher is better
     failure: FailureKind | None = None
     limits: Mapping[str, float] = field(default_factory=dict)  # signed margins, kept when <= 0
+    drafts: Drafts | None = None  # at one constant draft length
 
     @property
     def measured(self) -> bool:
@@ -57,7 +60,27 @@ class Observation:
             score=goals.score(measurement),
             failure=None if measurement.failure is None else measurement.failure.kind,
             limits=goals.margins(measurement),
+            drafts=None if knobs.live or knobs.draft_schedule else _drafts(measurement),
         )
+
+
+def _drafts(measurement: Measurement) -> Drafts | None:
+    """Request-steps by accepted tokens, from the counters per draft position."""
+    found = measurement.acceptance
+    if found is None or found.drafts == 0 or not found.accepted_per_position:
+        return None
+    reached = (found.drafts, *found.accepted_per_position, 0)  # drafts that got so far
+    runs = [max(0, here - beyond) for here, beyond in pairwise(reached)]
+    # steps that found nothing to draft are in no counter; a request's first token is no step
+    answered = sum(block.requests for block in measurement.blocks)
+    steps = measurement.output_tokens - found.accepted_tokens - answered
+    runs[0] += max(0, steps - found.drafts)
+    return Drafts(
+        request_steps=sum(runs),
+        drafts=found.drafts,
+        drafted=found.draft_tokens,
+        accepted=tuple(runs),
+    )
 
 
 def failed_starts(history: Sequence[Observation]) -> int:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from profiles.knobs import Knobs
 from tuner.cones import Cones
 from tuner.design import Start
+from tuner.ladder import MAX_STARTS
+from tuner.ladders import ladders, next_rung, only_lengths
 from tuner.leader import TIE, estimates, noise, scores
 from tuner.observation import Observation, failed_starts
 from tuner.space import Space
@@ -82,6 +84,12 @@ def next_candidate(
         }
     if not allowed:
         return Stop(reason=_exhausted(history, space, budget))
+    anchors = [start for start in design if start.anchor]
+    found = _designed(history, anchors, allowed, attempts) or _climbed(
+        history, space, allowed, budget
+    )
+    if found is not None:
+        return found
     designed = _designed(history, design, allowed, attempts)
     if designed is not None:
         return designed
@@ -116,6 +124,21 @@ def next_for_classes(
     if len(set(reasons.values())) == 1:
         return Stop(reason=next(iter(reasons.values())))
     return Stop(reason="; ".join(f"{name}: {reasons[name]}" for name in names))
+
+
+def _climbed(
+    history: Sequence[Observation], space: Space, allowed: Mapping[Knobs, None], budget: Budget
+) -> Candidate | Stop | None:
+    """The next start on a ladder; the end where nothing but draft lengths is searched."""
+    alone = only_lengths(space)
+    # half of the budget where there are other knobs to search
+    starts = MAX_STARTS if alone else min(MAX_STARTS, max(2, budget.trials // 2))
+    rung = next_rung(history, space, allowed, max_starts=starts)
+    if rung is not None:
+        return Candidate(knobs=rung.knobs, why=rung.why)
+    if alone and ladders(space) and any(row.measured for row in history):
+        return Stop(reason="no other draft length is expected to be worth a start")
+    return None
 
 
 def _finished(history: Sequence[Observation], budget: Budget) -> str | None:

@@ -2,7 +2,7 @@ import pytest
 from searching import measurement, row
 
 from profiles.knobs import Knobs
-from profiles.measurement import FailureKind
+from profiles.measurement import Acceptance, FailureKind
 from tuner.observation import Observation, failed_starts
 
 LIVE = Knobs(drafter="dflash", draft_length=15, live=True)
@@ -45,3 +45,43 @@ def test_failed_start_counts_once():
     ]
 
     assert 1 == failed_starts(history)
+
+
+def counted(knobs, acceptance):
+    """The drafts of a measurement of 1000 tokens and 10 requests with these counters."""
+    found = measurement("t1", knobs).model_copy(update={"acceptance": acceptance})
+    return Observation.of(found, trial=1).drafts
+
+
+def test_drafts_are_counted_by_accepted_tokens():
+    """Drafts that reached position j and not j + 1; 990 steps and tokens are drafts or theirs."""
+    k3 = Knobs(drafter="dflash", draft_length=3)
+    acceptance = Acceptance(
+        drafts=600, draft_tokens=1800, accepted_tokens=390, accepted_per_position=(240, 100, 50)
+    )
+
+    assert (360, 140, 50, 50) == counted(k3, acceptance).accepted
+
+
+def test_steps_without_a_draft_are_counted_as_none_accepted():
+    """An ngram drafter often finds nothing, and then no counter moves."""
+    ngram = Knobs(drafter="ngram", draft_length=2)
+    acceptance = Acceptance(
+        drafts=100, draft_tokens=200, accepted_tokens=90, accepted_per_position=(60, 30)
+    )
+    found = counted(ngram, acceptance)
+
+    assert (40 + 800, 30, 30) == found.accepted
+    assert 900 == found.request_steps
+
+
+def test_drafts_of_changing_lengths_are_no_evidence():
+    """A schedule drafts different lengths, and off drafts nothing."""
+    acceptance = Acceptance(
+        drafts=100, draft_tokens=200, accepted_tokens=90, accepted_per_position=(60, 30)
+    )
+    table = Knobs(drafter="dflash", draft_length=3, draft_schedule=((1, 64, 3),))
+
+    assert counted(LIVE, acceptance) is None
+    assert counted(table, acceptance) is None
+    assert counted(Knobs(), None) is None

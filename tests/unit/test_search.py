@@ -30,29 +30,50 @@ def ask(history, space=None, *, size=4, seed=0, budget=BUDGET, **more):
 # --- the order of a search
 
 
-def test_design_is_tried_first_and_in_order():
-    """Default, then the designed draft lengths, before any model is asked."""
-    history = simulate(small_space(), lambda _: 1.0, seed=0, budget=Budget(trials=4, failures=4))
+def test_default_comes_first_then_a_ladder_of_draft_lengths():
+    """What all is compared with, then at most four lengths, then the end: nothing else varies."""
+    history = simulate(small_space(), lambda knobs: 0.1 * min(knobs.draft_tokens, 5), seed=0)
 
-    assert [Knobs(), k(3), k(8), k(15)] == [seen.knobs for seen in history]
+    assert Knobs() == history[0].knobs
+    assert len({seen.knobs for seen in history}) <= 4
+    assert len(history) <= 8
+
+
+def test_ladder_keeps_the_other_knobs_of_the_default():
+    """Lengths are compared alike; the design spreads the other knobs afterwards."""
+    default = Knobs(max_num_seqs=16)
+    space = small_space(default=default, max_num_seqs=(8, 16, 32))
+    history = simulate(space, lambda knobs: 0.1 * min(knobs.draft_tokens, 5), seed=0)
+
+    assert [16, 16, 16] == [seen.knobs.max_num_seqs for seen in history[:3]]
+    assert len({seen.knobs.max_num_seqs for seen in history}) > 1
+
+
+def test_ladder_takes_half_of_the_budget_where_there_is_more_to_search():
+    """With four of eight starts made on the ladder the rest goes to the other knobs."""
+    space = small_space(max_num_seqs=(8, 16))
+    history = [row(n, knobs, rate=100) for n, knobs in enumerate([Knobs(), k(3), k(3), k(8)])]
+
+    assert ask(history, space).knobs.max_num_seqs is not None
 
 
 @pytest.mark.parametrize("gaussian", [True, False])
 def test_model_is_asked_after_the_design(gaussian):
     """Both samplers give an untried point of the space from the same rows."""
-    space = small_space()
+    space = small_space(max_num_seqs=(8, 16))
     history = [row(n, knobs, rate=100 + n) for n, knobs in enumerate([Knobs(), k(3), k(8), k(15)])]
 
-    found = ask(history, space, gaussian=gaussian)
+    found = ask(history, space, size=1, gaussian=gaussian)
 
     assert isinstance(found, Candidate)
+    assert "the model" in found.why
     assert space.contains(found.knobs)
     assert found.knobs not in {seen.knobs for seen in history}
 
 
 def test_the_same_rows_give_the_same_suggestion():
     """A search resumes from its rows alone: nothing else is remembered, with the real sampler."""
-    space = small_space(names=("dflash", "ngram"))
+    space = small_space(names=("dflash", "ngram"), max_num_seqs=(8, 16))
     history = [row(n, knobs, rate=100 + n) for n, knobs in enumerate([Knobs(), k(3), k(8), k(15)])]
 
     assert ask(history, space, gaussian=True) == ask(list(history), space, gaussian=True)
@@ -91,12 +112,26 @@ def test_default_that_crashed_is_started_once_more_at_once():
     assert k(3) == ask([row(n, Knobs(), failure=FailureKind.CRASH) for n in (1, 2)]).knobs
 
 
-def test_designed_start_that_crashed_waits_for_the_others():
-    """Fresh points come before second attempts."""
+def test_draft_length_that_crashed_waits_for_the_others():
+    """Fresh lengths come before second attempts."""
+    space = small_space(draft_lengths=(3, 8))
     history = [row(1, Knobs(), rate=5), row(2, k(3), failure=FailureKind.TIMEOUT)]
 
-    assert k(8) == ask(history).knobs
-    assert k(3) == ask([*history, row(3, k(8), rate=5), row(4, k(15), rate=5)]).knobs
+    assert k(8) == ask(history, space).knobs
+    assert k(3) == ask([*history, row(3, k(8), rate=6)], space).knobs
+
+
+def test_designed_start_that_crashed_waits_for_the_others():
+    """The same holds for the design, which a space without drafters goes through at once."""
+    space = small_space(names=(), max_num_seqs=(8, 32))
+    history = [
+        row(1, Knobs(), rate=5),
+        row(2, Knobs(max_num_seqs=8), failure=FailureKind.TIMEOUT),
+    ]
+    last = [*history, row(3, Knobs(max_num_seqs=32), rate=5)]
+
+    assert Knobs(max_num_seqs=32) == ask(history, space).knobs
+    assert Knobs(max_num_seqs=8) == ask(last, space).knobs
 
 
 def test_interrupted_start_is_no_trial():
@@ -240,12 +275,13 @@ def test_failures_with_every_neighbour_tried_end_the_search():
 
 def test_search_without_a_success_draws_at_random():
     """Without any rate there is nothing to model; the draw is seeded."""
-    history = [row(1, Knobs(), failure=FailureKind.BAD_FLAG)]
+    space = small_space(names=(), max_num_seqs=(8, 16, 32))
+    history = [row(n, Knobs(), failure=FailureKind.BAD_FLAG) for n in (1, 2, 3)]
 
-    found = ask(history, size=1)
+    found = ask(history, space, size=1)
 
     assert "drawn at random: nothing worked yet" == found.why
-    assert found == ask(history, size=1)
+    assert found == ask(history, space, size=1)
 
 
 # --- several classes

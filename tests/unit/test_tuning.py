@@ -133,7 +133,8 @@ async def test_the_peak_is_found_and_promoted(archive):
     assert verdicts[CODE].promote
     assert promoted[CODE].evidence.gain == pytest.approx(1.0, abs=0.05)
     assert 0 == runner.searched[0]  # the operator's own configuration first
-    assert 5 == len(runner.searched)
+    assert 3 in runner.searched
+    assert len(set(runner.searched)) <= 4  # draft lengths
     assert [0, 0, 0, 3, 3, 3] == sorted(runner.promoted)
     events = await archive.call(archive.store.events)
     assert ["verdict"] == [event.kind for event in events]
@@ -224,11 +225,10 @@ async def test_a_session_goes_on_from_its_rows(archive):
     await resumed.run()
 
     assert 1 == swept
-    assert 5 == len(first.searched[:2]) + len(second.searched)
     assert not set(first.searched[:2]) & set(second.searched)
     # the search is a function of its rows: the cut-off trial is the first one of the next session
     assert first.searched[2] == second.searched[0]
-    assert 5 == resumed.progress.trial
+    assert 2 + len(second.searched) == resumed.progress.trial
     assert 3 == (await archive.promoted(HERE.digest))[CODE].knobs.draft_length
 
 
