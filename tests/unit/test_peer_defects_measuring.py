@@ -102,7 +102,17 @@ class MortalEngine:
 
     def __init__(self, knobs):
         self.knobs, self.ended = knobs, asyncio.Event()
-        self.record = type("Record", (), {"token": knobs.digest(), "socket": "/s", "ready_s": 1.0})
+        self.record = type(
+            "Record",
+            (),
+            {
+                "token": knobs.digest(),
+                "socket": "/s",
+                "ready_s": 1.0,
+                "pid": None,
+                "started_at": None,
+            },
+        )
 
     def failure(self, *, phase):
         return classify_failure(exit_code=1, log_tail=LOGS["oom"], phase=phase, timed_out=False)
