@@ -9,8 +9,10 @@ from profiles.classes import RequestClass
 from service.demo.prompts import code_prompts
 from tuner.corpus import synthetic_requests
 from tuner.measure import MeasurePlan, measure
+from tuner.processes import CpuTimes, EngineProcess, Listener
 from tuner.replay import Load, pinned
 from tuner.scrape import parse_counters
+from tuner.validity import STARTED_S
 
 pytestmark = pytest.mark.vllm
 IDLE_S = 30.0
@@ -79,7 +81,9 @@ async def test_a_measurement_of_a_real_engine_is_valid(engine_socket):
         requests=requests(engine_socket), concurrency=2, warmup_s=1, block_s=2, blocks=2
     )
 
-    measured = await measure(plan, socket=engine_socket.socket, telemetry=None)
+    answers = Listener.on(engine_socket.socket)
+    meant = EngineProcess.of(answers.pid, answers.started_at)
+    measured = await measure(plan, socket=engine_socket.socket, telemetry=None, engine=meant)
 
     assert measured.invalid is None
     assert 2 == len(measured.blocks)
@@ -87,6 +91,26 @@ async def test_a_measurement_of_a_real_engine_is_valid(engine_socket):
         assert block.output_tokens > 0
         assert block.step_mean_s is not None
         assert block.step_mean_s > 0
+
+
+async def test_a_real_engine_says_who_it_is_and_what_it_had_cached(engine_socket):
+    """Its server's start and model are in its metrics, its core is in the tree of who listens."""
+    answers = Listener.on(engine_socket.socket)
+    meant = EngineProcess.of(answers.pid, answers.started_at)
+    async with Load(
+        socket=engine_socket.socket, requests=requests(engine_socket), concurrency=2
+    ) as load:
+        before = CpuTimes.now(meant, answers)
+        await load.window(2)
+        found, after = parse_counters(await load.metrics()), CpuTimes.now(meant, answers)
+
+    assert abs(found.started_at - answers.started_at) < STARTED_S
+    assert 1 == len(found.models)
+    assert found.cache_queries > 0
+    assert len(meant.pids()) > 1
+    # an engine on CPU computes all the time, and far more than the replay
+    assert after.engine_s - before.engine_s > 0.5
+    assert after.own_s - before.own_s < after.engine_s - before.engine_s
 
 
 async def test_a_salt_makes_the_prefix_cache_cold(engine_socket):

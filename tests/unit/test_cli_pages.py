@@ -56,6 +56,32 @@ def test_status_page(daemon):
     assert 0 == result.exit_code
 
 
+@pytest.mark.parametrize(
+    ("sensors", "line"),
+    [
+        (
+            {"fault": {"code": "gpu_lost", "sentence": "GPU-1 is lost."}, "reason": "GPU-1 is"},
+            "tuning is paused: GPU-1 is lost.",
+        ),
+        ({"gpus": {"GPU-1": {}}, "reason": "Not reported: power."}, "Not reported: power."),
+        ({"sm_clock_mhz": 1980.0}, "GPU memory n/a · clock 1 980 MHz · host CPU"),
+    ],
+)
+def test_status_says_why_tuning_is_paused(daemon, sensors, line):
+    """One clear line below the sensors, for a fault or for what the driver does not report."""
+    daemon.on("GET", "/v1/status", {**STATUS, "telemetry": {**STATUS["telemetry"], **sensors}})
+
+    assert line in tuner("status").stdout
+
+
+def test_status_of_a_machine_without_a_gpu_says_nothing_of_it(daemon):
+    """No driver is no news."""
+    sensors = {**STATUS["telemetry"], "gpus": {}, "reason": "There is no NVIDIA driver to ask."}
+    daemon.on("GET", "/v1/status", {**STATUS, "telemetry": sensors})
+
+    assert "driver" not in tuner("status").stdout
+
+
 def test_status_of_a_daemon_that_says_nothing(daemon):
     """F89: missing values are n/a; an older daemon breaks no page."""
     daemon.on("GET", "/v1/status", {"v": 1})

@@ -1,6 +1,7 @@
 """The daemon's loop and its steward, with a real store and without processes."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +15,12 @@ from service.archive import Archive
 from service.daemon import Daemon
 from service.engine import EngineStartError
 from service.modes import Event, Mode
+from service.policy import Decision
 from service.state import Parts
+from service.table_sweep import SweepRequest
 from service.traffic import summarise
 from tuner.config import Config, EngineConfig, PolicyConfig
+from tuner.gpu_reading import FaultCode, GpuFault
 
 HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
 OFF = Knobs()
@@ -131,6 +135,8 @@ class Observer:
 
 class Lab:
     """A session that lasts until it is told to end."""
+
+    fault = None  # of the GPU
 
     def __init__(self):
         self.end = asyncio.Event()
@@ -537,3 +543,74 @@ async def test_a_session_without_the_sensor_for_its_objective_is_refused(daemon)
     assert not daemon.steward._idle(facts)
     daemon.parts.lab.refused = None
     assert daemon.steward._idle(facts)
+
+
+LOST = GpuFault.of(FaultCode.GPU_LOST, "GPU-1")
+MIG = GpuFault.of(FaultCode.MIG, "GPU-1")
+
+
+async def sentences(daemon):
+    archive = daemon.parts.archive
+    return [event.sentence for event in await archive.call(archive.store.events)]
+
+
+async def test_a_machine_that_cannot_be_measured_tunes_nothing(daemon):
+    """Neither by hand nor live; one line says why, once, and another that it is over."""
+    daemon.parts.lab.fault = MIG
+    with pytest.raises(ConflictError, match="Tuning is paused: GPU-1 is split by MIG"):
+        await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    with pytest.raises(ConflictError, match="Tuning is paused"):
+        daemon.steward.sweep(SweepRequest(drafter="ngram"))
+    await daemon.steward.consider()
+    await daemon.steward.consider()
+    refused = daemon.steward.may_learn()
+    daemon.parts.lab.fault = None
+    await daemon.steward.consider()
+
+    said = await sentences(daemon)
+    assert MIG.sentence == refused
+    assert 1 == said.count(f"tuning is paused, serving goes on: {MIG.sentence}")
+    assert 1 == said.count("the GPU can be measured again; tuning may go on")
+    assert Mode.SERVING is daemon.state.mode
+
+
+async def test_a_fault_ends_a_session_that_runs(daemon):
+    """The session ends with its rows kept, and the engine serves on."""
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    await becomes(daemon, Mode.TUNING)
+    daemon.parts.lab.fault = MIG
+    assert MIG.sentence == await daemon.steward.paused()
+    await daemon.steward.consider()
+    await becomes(daemon, Mode.PROBATION)
+
+    assert "tuning was stopped; its rows are kept" in await sentences(daemon)
+
+
+async def test_a_session_that_ends_without_a_driver_leaves_its_engine(daemon):
+    """A lost driver can start no engine, so the one of the trial goes on serving."""
+    slot = daemon.parts.slot
+    slot.runs = lambda knobs: slot.engine is not None and slot.engine.knobs == knobs
+    await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    await becomes(daemon, Mode.TUNING)
+    slot.engine = SimpleNamespace(**{**vars(slot.engine), "knobs": profile(8).knobs})
+    daemon.parts.lab.fault = LOST
+    starts = len(slot.calls)
+    await daemon.steward.consider()
+    await becomes(daemon, Mode.PROBATION, lambda: slot.calls[-1:] == ["open"])
+
+    assert ["keep", "open"] == slot.calls[starts:]
+    assert profile(8).knobs == daemon.state.in_force.knobs
+    assert "no other engine could be started: GPU-1 is lost" in daemon.state.why
+
+
+@pytest.mark.parametrize(("fault", "restarts"), [(LOST, False), (MIG, True), (None, True)])
+async def test_no_engine_is_restarted_that_could_not_start_again(daemon, fault, restarts):
+    """A switch of the policy waits for the driver; with MIG engines start as ever."""
+    wish = Decision(profile=profile(8), why="it is faster", switch=True)
+    daemon.parts.lab.fault = fault
+    facts = await daemon.steward.facts()
+    found = daemon.steward._spared(wish, facts)
+
+    assert restarts == found.switch
+    assert restarts or found.why.startswith("it is faster; waiting: GPU-1 is lost")
+    assert daemon.steward._spared(wish, replace(facts, manual=profile(8))).switch

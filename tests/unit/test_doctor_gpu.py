@@ -1,46 +1,45 @@
 """The doctor's checks of the GPU."""
 
 import os
-import sys
 import types
 
+import pytest
+
 from tuner import doctor_gpu
+from tuner.gpu_reading import FaultCode, Gpu, GpuFault, GpuProcess, GpuReading
 from tuner.nvml import NvmlMissingError
 
 
-class FakeProcess:
-    """An entry of NVML's list of processes."""
+def card(*processes, **changes):
+    """A card that answers everything."""
+    sensors = {
+        "power_w": 1.0, "energy_j": 1.0, "temperature_c": 1.0, "memory_mib": 1.0,
+        "utilization": 0.0, "sm_clock_mhz": 1.0, "reasons": (), "processes": processes,
+    }  # fmt: skip
+    return GpuReading(uuid="GPU-1", **(sensors | changes))
 
-    def __init__(self, pid, used):
-        self.pid = pid
-        self.usedGpuMemory = used
+
+def held(pid, memory_mib):
+    return GpuProcess(pid=pid, memory_mib=memory_mib, busy=None)
 
 
-def fake_nvml(processes):
-    """A pynvml with one card."""
-
-    class NVMLError(Exception):
-        pass
-
-    return types.SimpleNamespace(
-        NVMLError=NVMLError,
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlDeviceGetCount=lambda: 1,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetUUID=lambda handle: "GPU-1",
-        nvmlDeviceGetName=lambda handle: "Test GPU",
-        nvmlSystemGetDriverVersion=lambda: "600.1",
-        nvmlDeviceGetMemoryInfo=lambda handle: types.SimpleNamespace(total=32 << 30, used=0),
-        nvmlDeviceGetComputeRunningProcesses=lambda handle: processes,
+@pytest.fixture
+def driver(monkeypatch):
+    """An NVML whose cards a test sets."""
+    found = types.SimpleNamespace(
+        gpus=lambda: [Gpu(name="Test GPU", uuid="GPU-1", memory_mib=32768, driver="600.1")],
+        read=lambda: found.cards,
+        close=lambda: None,
+        cards=[card()],
     )
+    monkeypatch.setattr(doctor_gpu, "Nvml", lambda: found)
+    return found
 
 
-def test_gpu_memory_of_others(monkeypatch):
+def test_gpu_memory_of_others(driver):
     """Memory of the engine and its children is ours; that of others is a warning with the pid."""
     mine, other = os.getpid(), os.getppid()
-    library = fake_nvml([FakeProcess(mine, 5 << 20), FakeProcess(other, None)])
-    monkeypatch.setitem(sys.modules, "pynvml", library)
+    driver.cards = [card(held(mine, 5.0), held(other, None)), card(held(mine, 2.0))]
     found = doctor_gpu.holders(mine)
 
     assert "warn" == found.state
@@ -50,11 +49,18 @@ def test_gpu_memory_of_others(monkeypatch):
     assert "ok" == doctor_gpu.holders(other).state
 
 
-def test_gpu_is_named(monkeypatch):
-    """A card that answers is named with its driver."""
-    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([]))
+def test_gpu_memory_of_one_process_on_two_cards_adds_up(driver):
+    """A process is named once, with all that it holds."""
+    driver.cards = [card(held(1, 5.0)), card(held(1, 2.0))]
 
+    assert "7 MiB" in doctor_gpu.holders(None).sentence
+
+
+def test_gpu_is_named(driver):
+    """A card that answers is named with its driver, and what it does not report."""
     assert "It sees Test GPU (32768 MiB, driver 600.1)." == doctor_gpu.nvml().sentence
+    driver.cards = [card(energy_j=None)]
+    assert doctor_gpu.nvml().sentence.endswith("Not reported by the driver: GPU-1: energy.")
 
 
 def test_no_gpu(monkeypatch):
@@ -71,17 +77,25 @@ def test_no_gpu(monkeypatch):
 
 def test_driver_and_library_of_different_versions(monkeypatch):
     """The usual state after a driver update has its own sentence."""
-    library = fake_nvml([])
+    fault = GpuFault.of(FaultCode.DRIVER_MISMATCH)
 
-    def init():
-        raise library.NVMLError("Driver/library version mismatch")
+    def broken():
+        raise NvmlMissingError(fault.sentence, fault)
 
-    library.nvmlInit = init
-    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(doctor_gpu, "Nvml", broken)
     found = doctor_gpu.nvml()
 
     assert "fail" == found.state
-    assert "Reboot" in found.hint
+    assert "Reboot" in found.sentence
+    assert "served" in found.hint
+
+
+def test_a_card_that_cannot_be_measured(driver):
+    """A lost or split card is a warning: requests are served, tuning waits."""
+    driver.cards = [card(fault=GpuFault.of(FaultCode.MIG, "GPU-1"))]
+
+    assert "warn" == doctor_gpu.nvml().state
+    assert "MIG" in doctor_gpu.nvml().sentence
 
 
 def test_hanging_driver(monkeypatch):

@@ -94,6 +94,23 @@ def test_missing_pair_keeps_the_default():
     assert "kept the default: 2 of 3 start pairs gave a usable measurement" == found.sentence
 
 
+@pytest.mark.parametrize(("hits", "promoted"), [(0.3, True), (0.9, False)])
+def test_arms_with_another_prefix_cache_are_no_pair(hits, promoted):
+    """A candidate that found its prompts cached was not compared with the default."""
+    made = pairs([150, 151, 152])
+    made[1] = Pair(
+        default=made[1].default.model_copy(update={"cache_hits": 0.2}),
+        candidate=made[1].candidate.model_copy(update={"cache_hits": hits}),
+    )
+    found = verdict(made)
+
+    assert promoted == found.promote
+    assert promoted or (
+        "kept the default: 2 of 3 start pairs gave a usable measurement (the prefix cache had "
+        "20% of one arm's prompts and 90% of the other's)" == found.sentence
+    )
+
+
 def test_failed_requests_keep_the_default():
     """Speed with errors is not speed."""
     found = verdict(pairs([150, 151, 152], errors=1))

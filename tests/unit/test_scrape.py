@@ -69,6 +69,7 @@ def test_a_real_page_is_read():
         step_count=5234,
         preemptions=2,
         kv_usage=0.25,
+        models=frozenset({"demo"}),
     )
 
     assert expected == parse_counters(REAL)
@@ -161,3 +162,44 @@ def test_an_engine_without_the_histogram_has_no_step_time():
 
     assert window is not None
     assert (None, None, None) == (window.step_seconds, window.steps, window.step_mean_s)
+
+
+CACHE = """\
+vllm:prefix_cache_queries_total{engine="0",model_name="demo"} 600.0
+vllm:prefix_cache_queries_total{engine="1",model_name="demo"} 400.0
+vllm:prefix_cache_hits_total{engine="0",model_name="demo"} 250.0
+process_start_time_seconds 1.79e+09
+"""
+
+
+def test_who_the_engine_is_and_what_it_had_cached():
+    """The start of the server, the name of its model, and the prefix cache over all ranks."""
+    found = parse_counters(PLAIN + "\n" + CACHE)
+    without = parse_counters("vllm:generation_tokens_total 5\n")
+
+    assert (1000, 250) == (found.cache_queries, found.cache_hits)
+    assert (1.79e9, frozenset({"demo"})) == (found.started_at, found.models)
+    assert (0, None, frozenset()) == (without.cache_queries, without.started_at, without.models)
+
+
+@pytest.mark.parametrize(
+    ("after", "share"), [((300, 130), 0.3), ((100, 100), None), ((110, 120), 1.0)]
+)
+def test_the_share_of_cached_prompt_tokens(after, share):
+    """Hits of queries in between; without queries, as with the cache off, it is unknown."""
+    before = counters(cache_queries=100, cache_hits=70)
+    queries, hits = after
+    hits = max(hits, 70)
+    found = difference(before, counters(cache_queries=queries, cache_hits=hits))
+
+    assert share == found.cache_hits
+
+
+@pytest.mark.parametrize("fallen", [{"cache_queries": 99}, {"cache_hits": 69}])
+def test_a_prefix_cache_that_counts_backwards_is_another_engine(fallen):
+    """These counters fall as little as the others do."""
+    before = counters(cache_queries=100, cache_hits=70)
+
+    assert (
+        difference(before, counters(**({"cache_queries": 200, "cache_hits": 80} | fallen))) is None
+    )
