@@ -62,7 +62,7 @@ async def test_limits_that_cannot_be_checked_are_in_the_history():
     async def stop():
         raise ConflictError("There is nothing to search.")
 
-    made._space = stop
+    made.space = stop
     with pytest.raises(ConflictError, match="nothing to search"):
         await made.tune(HERE, [], {}, nobody)
     assert [
