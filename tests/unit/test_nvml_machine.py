@@ -167,6 +167,31 @@ def test_a_lost_card_does_not_hide_the_others(machine):
     assert ["GPU-1"] == [gpu.uuid for gpu in gpus()]
 
 
+def test_a_card_that_is_lost_once_it_said_its_name(machine):
+    """Lost between its UUID and the rest, it keeps its UUID."""
+    machine.say("error nvmlDeviceGetMigMode 15")
+
+    assert [("GPU-0", FaultCode.GPU_LOST)] == [(c.uuid, c.fault.code) for c in Nvml().read()]
+
+
+def test_the_card_of_somebody_else_is_left_out(machine):
+    """A card that we may not talk to is no fault while there is another."""
+    machine.cards(2).say("0.error nvmlDeviceGetHandleByIndex_v2 4")
+    assert ["GPU-1"] == [card.uuid for card in Nvml().read()]
+    machine.say("error nvmlDeviceGetHandleByIndex_v2 4")
+    with pytest.raises(NvmlMissingError) as caught:
+        Nvml()
+
+    assert FaultCode.DRIVER_BROKEN is caught.value.fault.code
+
+
+def test_a_card_without_a_name_is_no_part_of_the_platform(machine):
+    """A card that is lost while it is described is left out, and letting go may fail too."""
+    machine.say("0.error nvmlDeviceGetName 15", "error nvmlShutdown 1")
+
+    assert [] == gpus()
+
+
 def test_a_card_that_wants_a_reset_says_so(machine):
     """Another code than lost, another thing to do."""
     machine.say("0.error nvmlDeviceGetPowerUsage 16")
@@ -238,6 +263,15 @@ def test_a_library_that_lost_its_state_is_opened_again(sampled, machine, monkeyp
     machine.say()
 
     until(lambda: sampled.fault() is None)
+
+
+def test_bindings_that_are_not_installed(monkeypatch):
+    """Without the module there is nothing to ask, and no fault."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(NvmlMissingError, match="pynvml is not installed") as caught:
+        Nvml()
+
+    assert caught.value.fault is None
 
 
 def test_a_driver_without_cards(machine):
