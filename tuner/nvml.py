@@ -21,6 +21,7 @@ INVENTORY_S = 10.0  # longest wait for the list of GPUs: a wedged driver answers
 
 # NVML's return codes (nvml.h) after which a card or the whole library is of no use
 UNINITIALIZED, GPU_IS_LOST, RESET_REQUIRED, MISMATCH = 1, 15, 16, 18
+NO_PERMISSION = 4
 CARD_FAULTS: Mapping[int, FaultCode] = {
     UNINITIALIZED: FaultCode.DRIVER_BROKEN,
     GPU_IS_LOST: FaultCode.GPU_LOST,
@@ -62,25 +63,44 @@ class Nvml:
         self._library = library
         try:
             library.nvmlInit()
-            self._cards = [self._open(index) for index in range(library.nvmlDeviceGetCount())]
         except library.NVMLError as error:
             raise _missing(error) from error
-        if not self._cards:
-            library.nvmlShutdown()
+        try:
+            self._cards = self._open_all(library.nvmlDeviceGetCount())
+        except library.NVMLError as error:
+            self.close()
+            raise _missing(error) from error
+
+    def _open_all(self, count: int) -> list[_Card]:
+        """The cards that we may talk to; those of others in a shared machine are left out."""
+        forbidden: Any = None
+        cards = []
+        for index in range(count):
+            try:
+                cards.append(self._open(index))
+            except self._library.NVMLError as error:
+                if error.value != NO_PERMISSION:
+                    raise
+                forbidden = error
+        if forbidden is not None and not cards:
+            raise forbidden
+        if not cards:
+            self.close()
             raise NvmlMissingError("The NVIDIA driver shows no GPU.")
+        return cards
 
     def _open(self, index: int) -> _Card:
         """A card by its number, from then on by its UUID; a lost one does not hide the others."""
         library = self._library
+        uuid = f"GPU number {index}"  # until it says its UUID
         try:
             handle = library.nvmlDeviceGetHandleByIndex(index)
             uuid = _text(library.nvmlDeviceGetUUID(handle))
+            modes = self._sensor(library.nvmlDeviceGetMigMode, handle)
         except library.NVMLError as error:
             if error.value not in {GPU_IS_LOST, RESET_REQUIRED}:
                 raise
-            name = f"GPU number {index}"  # it does not even say its UUID
-            return _Card(uuid=name, fault=_card_fault(error, name))
-        modes = self._sensor(library.nvmlDeviceGetMigMode, handle)
+            return _Card(uuid=uuid, fault=_card_fault(error, uuid))
         split = modes is not None and modes[0] == library.NVML_DEVICE_MIG_ENABLE
         return _Card(
             uuid=uuid, handle=handle, fault=GpuFault.of(FaultCode.MIG, uuid) if split else None
