@@ -190,7 +190,7 @@ def _part(
     apart = (values + missed)[:, None, :] - gain[None, :, at]
     level = apart @ precision @ ones / certain  # by least squares
     apart = apart - level[:, :, None]
-    loss = 0.5 * np.einsum("hsi,ij,hsj->hs", apart, precision, apart) + told
+    loss = 0.5 * np.einsum("asi,ij,asj->as", apart, precision, apart) + told
     loss += 0.5 * (np.linalg.slogdet(seen)[1] + math.log(certain)) - np.log(odds)[:, None]
     reach = own[:, at] @ precision
     left = 1 - reach @ ones
