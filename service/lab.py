@@ -84,8 +84,12 @@ class Lab:
         workloads: Sequence[str],
         seen: dict[str, ClassTraffic],
         pause: Callable[[], Awaitable[str | None]],
+        *,
+        again: bool = False,
     ) -> dict[str, Verdict]:
         """Tune these classes together: each engine start is measured for all of them.
+
+        `again` repeats the promotion of what the search of before has found.
 
         Raises:
             UnavailableError: vLLM cannot be asked what it accepts.
@@ -113,6 +117,7 @@ class Lab:
             space=space,
             design=design(space, config.engine.default, warm, size=max(2, config.tuning.trials)),
             default=config.engine.default,
+            again=again,
         )
         runner = TrialRunner(self._slot, self._archive, self._telemetry, config.tuning, config.live)
         self._session = TuningSession(study, plans, runner, self._archive, pause)

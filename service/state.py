@@ -59,6 +59,8 @@ class State:
     sweep: SweepRequest | None = None  # a table instead of a search
     tuned_by_hand: bool = False
     tuned_at: float = 0.0
+    stale: set[str] = field(default_factory=set)  # classes whose promotion should be repeated
+    again: bool = False  # the session repeats promotions, without a search
 
 
 def first_state(parts: Parts) -> State:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
 from profiles.errors import ConflictError, InvalidKnobsError, TunerError
 from profiles.profile import Evidence, Origin, Profile
+from service.aging import Age, older, stale
 from service.books import Books
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
@@ -37,6 +38,7 @@ class Steward:
         self._say = say
         self._plain_seen_at: float | None = None
         self._fault: FaultCode | None = None  # why tuning pauses, as it was last said
+        self._age = Age()  # of the profile in force
         self.books = Books(parts, state)
 
     async def watch(self) -> None:
@@ -76,8 +78,26 @@ class Steward:
         if decision.switch:
             state.target, state.target_why = decision.profile, decision.why
             self._post(Event.LIVE_WANTED if decision.live else Event.SWITCH_WANTED)
-        elif self._idle(facts):
-            await self.tune((), by_hand=False)
+            return
+        await self._grow_old(facts)
+        if self._idle(facts):
+            again = self._all_decided(facts)
+            await self.tune(sorted(state.stale) if again else (), by_hand=False)
+            state.again = again
+
+    async def _grow_old(self, facts: Facts) -> None:
+        """Notice when the profile in force has become slower, or faster, than it was."""
+        profile, policy = facts.in_force, self.parts.config.policy
+        if self.state.mode is not Mode.SERVING:  # on probation it is judged by itself
+            return
+        self._age = older(self._age, facts, min_requests=policy.min_requests)
+        sentence = stale(self._age, profile.evidence)
+        if sentence is None:
+            return
+        self._age = Age()
+        self.state.stale.add(profile.workload)
+        said = f"{profile.workload}: {sentence}; its promotion is repeated when there is time"
+        await self._say("stale", said)
 
     async def _watch_sensors(self) -> None:
         """Say once that tuning pauses, end a session that runs, and say when it may go on."""
@@ -136,12 +156,15 @@ class Steward:
             or not self.parts.observer.seen
         ):
             return False
-        if all(workload in facts.promoted for workload in self.parts.observer.seen):
+        if self._all_decided(facts) and not state.stale:
             return False
         if self.parts.lab.refusal() is not None:
             return False
         recent = self.parts.observer.since(facts.now - tuning.idle_s)
         return not recent and facts.now - max(state.tuned_at, state.since) > tuning.idle_s
+
+    def _all_decided(self, facts: Facts) -> bool:
+        return all(workload in facts.promoted for workload in self.parts.observer.seen)
 
     async def _judge(self) -> bool:
         state, policy, observer = self.state, self.parts.config.policy, self.parts.observer
@@ -250,6 +273,7 @@ class Steward:
                 hint="Send requests through the gateway, or name a class: greedy.balanced.low.",
             )
         self.state.tuning, self.state.tuned_by_hand = chosen, by_hand
+        self.state.again = False
         self.state.sweep = None
         self._post(Event.TUNE_WANTED)
         return chosen
@@ -285,7 +309,10 @@ class Steward:
             await parts.lab.sweep(state.sweep, parts.platform, seen)
             return
         await self._say("tuning", f"tuning {', '.join(state.tuning)}")
-        await parts.lab.tune(parts.platform, state.tuning, seen, self.paused)
+        found = await parts.lab.tune(
+            parts.platform, state.tuning, seen, self.paused, again=state.again
+        )
+        state.stale -= found.keys()
 
     async def paused(self) -> str | None:
         """A machine that cannot be measured, or live traffic in a session nobody asked for."""

@@ -57,6 +57,7 @@ class Study:
     space: Space
     design: Sequence[Start]
     default: Knobs
+    again: bool = False  # no search: only its promotion is repeated
 
 
 class TuningSession:
@@ -89,7 +90,7 @@ class TuningSession:
 
         An interrupted session goes on from its rows: the next one asks for what is missing.
         """
-        paused = await self._search()
+        paused = await self._pause() if self._study.again else await self._search()
         if paused is not None:
             self._say(f"paused: {paused}", phase="done")
             return {}

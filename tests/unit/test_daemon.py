@@ -146,7 +146,8 @@ class Lab:
     def refusal(self):
         return self.refused
 
-    async def tune(self, *_):
+    async def tune(self, *_, again=False):
+        self.again = again
         await self.end.wait()
         if self.error is not None:
             raise self.error
@@ -614,3 +615,22 @@ async def test_no_engine_is_restarted_that_could_not_start_again(daemon, fault, 
     assert restarts == found.switch
     assert restarts or found.why.startswith("it is faster; waiting: GPU-1 is lost")
     assert daemon.steward._spared(wish, replace(facts, manual=profile(8))).switch
+
+
+async def test_a_profile_that_has_aged_is_promoted_again_when_there_is_time(daemon):
+    """No search: only the comparison with the default is repeated, once the traffic has ended."""
+    state, steward = daemon.state, daemon.steward
+    state.in_force = profile(3)
+    state.stale.add("greedy.balanced.single")
+    daemon.parts.observer.seen = {"greedy.balanced.single": None}
+    await daemon.parts.archive.promote(profile(3), kept_default=False)
+    state.since = state.tuned_at = 0.0
+    await steward.consider()
+    await becomes(daemon, Mode.TUNING, lambda: hasattr(daemon.parts.lab, "again"))
+
+    assert ("greedy.balanced.single",) == state.tuning
+    assert daemon.parts.lab.again
+    assert not state.tuned_by_hand
+    daemon.parts.lab.end.set()
+    await becomes(daemon, Mode.PROBATION)
+    assert {"greedy.balanced.single"} == state.stale  # it was paused: no verdict came

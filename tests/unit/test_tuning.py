@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -196,6 +197,21 @@ async def test_a_sequential_promotion_goes_on_for_the_class_that_needs_it(archiv
     assert not verdicts[CHAT].promote
     chat = {plan.pair for plan in runner.plans if plan.pair and len(plan.classes) == 1}
     assert max(chat, default=0) >= verdicts[CODE].evidence.pairs
+
+
+async def test_a_promotion_that_is_repeated_needs_no_search(archive):
+    """A profile that has aged is compared on fresh starts; its search's rows are good enough."""
+    first = Runner(archive, {CODE: PEAK}, wobble=0.01)
+    await session(first, CODE).run()
+    slower = Runner(archive, {CODE: {**PEAK, 3: 90.0}}, wobble=0.01, starts="later")
+    repeated = session(slower, CODE)
+    repeated._study = replace(repeated._study, again=True)
+    verdicts = await repeated.run()
+
+    assert [] == slower.searched
+    assert [0, 0, 0, 3, 3, 3] == sorted(slower.promoted)
+    assert not verdicts[CODE].promote
+    assert "is a loss" in verdicts[CODE].sentence
 
 
 async def test_a_crash_is_recorded_and_never_wins(archive):
