@@ -34,7 +34,7 @@ class Method:
 
     name: str
     search: Search
-    dear: bool = False  # so slow to compute that it gets a third of the seeds
+    dear: bool = False  # so slow to compute that it gets a tenth of the seeds
 
 
 def default_of(landscape: Landscape) -> int:

@@ -105,6 +105,7 @@ def ablations(parts: Mapping[str, Results]) -> str:
                 [
                     kind,
                     name,
+                    str(len(found)),
                     percent(quantile(early, 0.9)),
                     percent(quantile([run.regret(4) for run in found], 0.9)),
                     percent(p90(found)),
@@ -114,7 +115,7 @@ def ablations(parts: Mapping[str, Results]) -> str:
                     percent(statistics.fmean(run.choice == 0 for run in here)) if here else "-",
                 ]
             )
-    head = ["landscapes", "ladder", "p90 % after 2", "after 4", "at the end", "mean %"]
+    head = ["landscapes", "ladder", "runs", "p90 % after 2", "after 4", "at the end", "mean %"]
     return table([*head, "within 2 %", "starts", "k = 0 where best, %"], rows)
 
 

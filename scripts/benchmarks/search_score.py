@@ -41,7 +41,7 @@ def runs(
     """Every landscape with every seed."""
     found = []
     for landscape in landscapes:
-        for seed in range(max(2, seeds // 3) if method.dear else seeds):
+        for seed in range(max(2, seeds // 10) if method.dear else seeds):
             engine = Engine(landscape=landscape, seed=seed, noise=noise or Noise())
             path = tuple(method.search(engine, seed))
             lengths = len({each.length for each in engine.readings})
