@@ -38,6 +38,12 @@ class Sweep:
     budget: tuple[int, ...] = ()
 
 
+def expected_s(plan_s: float, active: Sequence[int], budget: Sequence[int]) -> float:
+    """How long a sweep may take: its draft lengths, and a race for each kind of cap."""
+    rounds = sum(1 + len(caps) for caps in (active, budget) if caps)
+    return plan_s + SETTLE_S + CAP_ROUNDS * rounds * (CAP_SETTLE_S + CAP_SLICE_S)
+
+
 async def sweep(plan: Sweep, link: LiveLink, socket: Path, config: LiveConfig) -> Knobs:
     """The best live knobs under this load; they are in force when this returns.
 
@@ -60,8 +66,11 @@ async def _lengths(plan: Sweep, link: LiveLink, config: LiveConfig) -> Schedule:
     knobs, began = plan.knobs, time.monotonic()
     learner = question(knobs, plan.lengths, max_rounds=config.rounds)
     visits, base = Visits(link), LiveKnobs.of(knobs)
+    # one whole round in any case: a length that nobody visited cannot be chosen
     while not learner.settled and time.monotonic() - began < plan.seconds:
         for arm in learner.order():
+            if learner.rounds and time.monotonic() - began > plan.seconds:
+                break
             visit = await visits.move(arm, config.slice_s, active=base.active, budget=base.budget)
             if visit is not None:
                 learner = await asyncio.to_thread(learner.add, visit)

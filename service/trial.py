@@ -15,7 +15,7 @@ from profiles.records import TrialStatus
 from service.archive import Archive
 from service.engine import Engine, EngineStartError
 from service.slot import Slot
-from service.sweeper import Sweep, sweep
+from service.sweeper import Sweep, expected_s, sweep
 from tuner.config import LiveConfig, TuningConfig
 from tuner.measure import Measured, MeasurePlan, measure
 from tuner.processes import EngineProcess
@@ -145,7 +145,8 @@ class TrialRunner:
         lease_s = tuning.warmup_s + tuning.blocks * tuning.block_s
         sweeps = engine.link is not None and plan.knobs.live and target.workload not in plan.live
         if sweeps:
-            lease_s += tuning.sweep_s
+            space = tuning.space
+            lease_s += expected_s(tuning.sweep_s, space.max_active_seqs, space.max_scheduled_tokens)
         await self._slot.hold(f"{target.workload} is measured", eta_s=lease_s)
         knobs = plan.live.get(target.workload, plan.knobs)
         work = asyncio.create_task(self._work(engine, knobs, target, sweeps=sweeps))

@@ -11,7 +11,7 @@ from profiles.schedule import length_at
 from service import sweeper as module
 from service import visits
 from service.live_files import LiveKnobs
-from service.sweeper import Sweep, sweep
+from service.sweeper import Sweep, expected_s, sweep
 from tuner.config import LiveConfig
 
 LENGTHS = (1, 2, 3, 4, 6, 8)
@@ -63,6 +63,13 @@ async def test_a_sweep_ends_at_its_deadline(link):
     await sweep(short, link, Path("/s"), LiveConfig())
 
     assert len(link.puts) < 20
+
+
+def test_clients_are_told_how_long_a_sweep_with_caps_may_take():
+    """Caps used to be left out, and who was held heard of half the time."""
+    assert expected_s(30.0, (), ()) < 32
+    one, both = expected_s(30.0, (4, 8), ()), expected_s(30.0, (4, 8), (512,))
+    assert 30 + 8 * 3 * 2.7 <= one < both
 
 
 @pytest.mark.parametrize(("better", "expected"), [(True, 4), (False, None)])
