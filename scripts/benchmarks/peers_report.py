@@ -1,0 +1,102 @@
+"""The comparison as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from peers_judge import DEFAULT
+from peers_result import Found
+
+from profiles.knobs import Knobs
+
+
+def overview(found: Sequence[Found], judged: Mapping[str, Any] | None) -> str:
+    """One row per tool: cost, winner, and what the judge measured of it."""
+    heads = (
+        *("tool", "wall time", "engine starts", "crashed trials", "left behind", "winner"),
+        *("can start", "its own figure, tok/s", "judged, tok/s [95 %]", "against default [95 %]"),
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for each in found:
+        row = _judged(judged, each.winner)
+        claimed = "-" if each.claimed_tok_s is None else f"{each.claimed_tok_s:.0f}"
+        lines.append(
+            f"| {each.tool} | {each.wall_s / 60:.1f} min | {each.starts} | {each.crashes} "
+            f"| {each.left_behind} | {each.winner_label or 'none'} | {_starts(row)} | {claimed} "
+            f"| {_rate(row)} | {_gain(row)} |"
+        )
+    row = (judged or {}).get("arms", {}).get(DEFAULT)
+    lines.append(
+        f"| vLLM's default | - | - | - | - | {DEFAULT} | {_starts(row)} | - | {_rate(row)} | - |"
+    )
+    return "\n".join(lines)
+
+
+def trials(found: Sequence[Found]) -> str:
+    """What every tool measured in which configuration, by its own client."""
+    lines = ["| tool | what it measured | trials (tok/s by its own client) |", "|---|---|---|"]
+    for each in found:
+        cells = [
+            f"{trial.label} " + ("crashed" if trial.failed else _plain(trial.tok_s))
+            for trial in each.trials
+        ]
+        lines.append(f"| {each.tool} | {each.measured} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def notes(found: Sequence[Found]) -> str:
+    """Versions, dates and remarks."""
+    lines = []
+    for each in found:
+        named = ", ".join(f"{name} {version}" for name, version in each.versions.items())
+        parts = [f"- {each.tool} ({named}), begun {each.began_at} UTC"]
+        parts += [each.note] if each.note else []
+        parts += [f"verdict: {each.verdict}"] if each.verdict else []
+        if each.phases:
+            spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in each.phases.items())
+            parts.append(f"of its time: {spent}")
+        lines.append("; ".join(parts) + ".")
+    return "\n".join(lines)
+
+
+def rounds(judged: Mapping[str, Any]) -> str:
+    """Every measurement of the judge."""
+    names = list(judged["arms"])
+    lines = [f"| round | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for number, row in enumerate(judged["rounds"], start=1):
+        lines.append(f"| {number} | {' | '.join(_plain(row.get(name)) for name in names)} |")
+    reasons = [f"- {name} did not start: {why}" for name, why in judged["reasons"].items()]
+    return "\n".join([*lines, "", *reasons]).rstrip()
+
+
+def _judged(judged: Mapping[str, Any] | None, winner: dict[str, Any] | None) -> Any:
+    if judged is None or winner is None:
+        return None
+    knobs = Knobs.model_validate({**winner, "cpu_kv_gib": None})
+    return judged["arms"].get(knobs.label())
+
+
+def _starts(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "not judged"
+    whole = row["starts"] + row["failed"]
+    return (
+        f"yes, {row['starts']} of {whole}" if not row["failed"] else f"{row['starts']} of {whole}"
+    )
+
+
+def _rate(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["tok_s"] is None:
+        return "-"
+    mean, low, high = row["tok_s"]
+    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def _gain(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["gain"] is None:
+        return "-"
+    mean, low, high = (100 * (value - 1) for value in row["gain"])
+    return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]"
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
