@@ -9,7 +9,7 @@ from profiles.knobs import Drafter, Knobs, speculative_config
 
 CONCURRENCY = 8
 TOKENS = 96  # of one answer
-LENGTHS = (1, 2, 3, 4, 6, 10, 15)  # draft lengths of the DFlash drafter
+LENGTHS = (1, 2, 3, 4, 6, 15)  # draft lengths of the DFlash drafter
 BROKEN_LENGTH = 3
 ENGINE_ARGS = ("--max-model-len", "1024", "--enforce-eager", "--dtype", "float32")
 ENGINE_ENV = {
@@ -35,11 +35,12 @@ class Budget:
     seconds: float  # of measuring in one trial
     prompts: int  # of `vllm bench serve` in one run
     rounds: int  # of the judge
+    pairs: int  # of a promotion
     lengths: tuple[int, ...] = LENGTHS
 
 
-FULL = Budget(trials=9, seconds=15.0, prompts=48, rounds=4)
-QUICK = Budget(trials=2, seconds=4.0, prompts=16, rounds=2, lengths=(3,))
+FULL = Budget(trials=8, seconds=15.0, prompts=48, rounds=3, pairs=3)
+QUICK = Budget(trials=2, seconds=4.0, prompts=16, rounds=2, pairs=2, lengths=(3,))
 
 
 def candidates(lengths: tuple[int, ...]) -> dict[str, Knobs]:

@@ -96,7 +96,7 @@ class Service:
                 warmup_s=WARMUP_S,
                 block_s=budget.seconds / BLOCKS,
                 blocks=BLOCKS,
-                pairs=max(2, budget.rounds - 1),
+                pairs=budget.pairs,
                 lengths=quote(sorted({*budget.lengths, BROKEN_LENGTH})),
                 seen=SEEN // 2,
             ),

@@ -79,9 +79,8 @@ def _starts(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "not judged"
     whole = row["starts"] + row["failed"]
-    return (
-        f"yes, {row['starts']} of {whole}" if not row["failed"] else f"{row['starts']} of {whole}"
-    )
+    word = "yes" if not row["failed"] else "no" if not row["starts"] else "not always"
+    return f"{word}, {row['starts']} of {whole}"
 
 
 def _rate(row: Mapping[str, Any] | None) -> str:
