@@ -53,6 +53,11 @@ def candidates(lengths: tuple[int, ...]) -> dict[str, Knobs]:
     return {knobs.label(): knobs for knobs in found}
 
 
+def title(knobs: Knobs) -> str:
+    """The label, told apart from the same draft length in an engine that was started for it."""
+    return f"{knobs.label()} (live)" if knobs.live else knobs.label()
+
+
 def config_of(knobs: Knobs, drafters: Mapping[str, Drafter]) -> dict[str, Any] | None:
     """What vLLM's `--speculative-config` gets; None for off."""
     if knobs.drafter is None:

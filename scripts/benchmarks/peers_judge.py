@@ -5,25 +5,29 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peers_candidates import Budget
+from peers_candidates import Budget, title
 from peers_process import watched
 
 from profiles.knobs import Knobs
 from tuner.compare import fixed_interval
+
+Seen = Mapping[str, Any]  # fields of a `peers_stage.Start`
 
 DEFAULT = "off"
 BLOCKS, BLOCK_S = 3, 6.0
 
 
 def arms(found: Sequence[Mapping[str, Any]]) -> dict[str, Knobs]:
-    """Every distinct winner by its label, and vLLM's default."""
-    chosen = [Knobs.model_validate(each["winner"]) for each in found if each["winner"] is not None]
+    """Every distinct winner, what a tool would not put in force, and vLLM's default."""
+    named = [each.get(key) for each in found for key in ("winner", "refused")]
+    chosen = [Knobs.model_validate(one) for one in named if one is not None]
     # the KV cache is the same for all of them and set elsewhere
     plain = [knobs.model_copy(update={"cpu_kv_gib": None}) for knobs in chosen]
-    return {knobs.label(): knobs for knobs in (Knobs(), *plain)}
+    return {title(knobs): knobs for knobs in (Knobs(), *plain)}
 
 
 def order(names: Sequence[str], rounds: int) -> list[list[str]]:
@@ -32,7 +36,7 @@ def order(names: Sequence[str], rounds: int) -> list[list[str]]:
     return [[*names[turn:], *names[:turn]] for turn in turns]
 
 
-def verdicts(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:
+def verdicts(rows: Sequence[Mapping[str, Seen | None]]) -> dict[str, dict[str, Any]]:
     """Rates of every arm with intervals, and gains against the default, paired by round.
 
     An arm without a rate in some round cannot start, or not always.
@@ -40,18 +44,24 @@ def verdicts(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, 
     names = list(dict.fromkeys(name for row in rows for name in row))
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        rates = [row.get(name) for row in rows]
-        known = [math.log(rate) for rate in rates if rate]
+        seen = [one for row in rows if (one := row.get(name)) is not None]
+        known = [math.log(one["tok_s"]) for one in seen]
         pairs = [(row.get(name), row.get(DEFAULT)) for row in rows]
-        gains = [math.log(one / other) for one, other in pairs if one and other]
+        gains = [math.log(one["tok_s"] / other["tok_s"]) for one, other in pairs if one and other]
         found[name] = {
-            "starts": len(known),
-            "failed": sum(rate is None for rate in rates),
+            "starts": len(seen),
+            "failed": len(rows) - len(seen),
             "tok_s": _exp(known),
             "gain": _exp(gains) if name != DEFAULT else None,
-            "spread": statistics.stdev(known) if len(known) > 1 else None,
+            "ttft_p95_s": _median([one["ttft_p95_s"] for one in seen]),
+            "tpot_mean_s": _median([one["tpot_mean_s"] for one in seen]),
         }
     return found
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _exp(logs: Sequence[float]) -> list[float] | None:
@@ -71,17 +81,17 @@ def judge(
     from peers_stage import FailedStartError, measured
 
     chosen = arms(found)
-    rows: list[dict[str, float | None]] = []
+    rows: list[dict[str, Seen | None]] = []
     reasons: dict[str, str] = {}
     with watched({}) as watch:
         os.environ.update(watch.env)
         for names in order(list(chosen), budget.rounds):
-            row: dict[str, float | None] = {}
+            row: dict[str, Seen | None] = {}
             for name in names:
                 try:
                     knobs = chosen[name]
                     work = measured(knobs, block_s=BLOCK_S, blocks=BLOCKS, lengths=budget.lengths)
-                    row[name], _ = asyncio.run(work)
+                    row[name] = asdict(asyncio.run(work))
                 except FailedStartError as error:
                     row[name], reasons[name] = None, str(error)
             rows.append(row)

@@ -28,13 +28,13 @@ def optuna_tpe(budget: Budget, folder: Path) -> Found:  # noqa: ARG001  every pa
             label = trial.suggest_categorical("configuration", list(found))
             block_s = budget.seconds / BLOCKS
             try:
-                rate, _ = asyncio.run(measured(found[label], block_s=block_s, blocks=BLOCKS))
+                seen = asyncio.run(measured(found[label], block_s=block_s, blocks=BLOCKS))
             except FailedStartError:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 trials.append(Trial(label=label, tok_s=None, failed=True))
             else:
-                study.tell(trial, rate)
-                trials.append(Trial(label=label, tok_s=rate))
+                study.tell(trial, seen.tok_s)
+                trials.append(Trial(label=label, tok_s=seen.tok_s))
     first = best(trials)
     return Found(
         tool="Optuna TPE, restart per trial",

@@ -17,14 +17,16 @@ from peers_candidates import (
     ENGINE_ARGS,
     TOKENS,
     Budget,
+    title,
 )
 from peers_process import end_group, free_port, watched
-from peers_read import our_trials
+from peers_read import our_trials, plain
 from peers_result import Found, now
 from peers_stage import CPU_ENV, PAIR, PEERS, ROOT, WARMUP_S, requests
 from peers_venv import STARTS, base_env, commands, ours, starts
 
 from profiles.errors import TunerError
+from profiles.store import Store
 from tuner.client import ControlClient
 from tuner.config_file import load
 from tuner.paths import Paths
@@ -167,28 +169,47 @@ async def _tunerd(budget: Budget, folder: Path) -> Found:
         get = service.control.get
         profiles = (await asyncio.to_thread(get, "/v1/profiles"))["profiles"]
         trials = (await asyncio.to_thread(get, "/v1/trials?limit=100"))["trials"]
-        count = starts(folder / "starts")
     (folder / "trials.json").write_text(json.dumps(trials, indent=1), encoding="utf-8")
     (folder / "profiles.json").write_text(json.dumps(profiles, indent=1), encoding="utf-8")
-    mine = [p for p in profiles if p["workload"] == workload and p["origin"] != "import"]
-    winner = max(mine, key=lambda profile: profile["created_at"])
-    evidence = winner["evidence"]
-    claimed = evidence["tok_s"] if winner["origin"] == "search" else evidence["default_tok_s"]
+    return outcome(folder, wall_s=wall_s, phases=marks, left_behind=watch.left_behind, began=began)
+
+
+def outcome(
+    folder: Path, *, wall_s: float, phases: dict[str, float], left_behind: int, began: str
+) -> Found:
+    """What the service said, and what its store holds of the leader of the search."""
+    profiles = json.loads((folder / "profiles.json").read_text(encoding="utf-8"))
+    trials = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
+    winner = max(profiles, key=lambda profile: profile["created_at"])
+    evidence, kept = winner["evidence"], winner["origin"] != "search"
+    leader = plain(promoted(folder, winner["platform"])) if kept and evidence["pairs"] else None
+    mine = plain(winner["knobs"])
     return Found(
         tool="tunerd",
         versions=ours("tunerd"),
         measured="requests sampled from its own traffic, which was ours",
         wall_s=wall_s,
-        starts=count,
+        starts=starts(folder / "starts"),
         trials=our_trials(trials),
-        winner=winner["knobs"],
-        winner_label=winner["label"],
-        claimed_tok_s=claimed,
-        left_behind=watch.left_behind,
+        winner=mine.given(),
+        winner_label=title(mine),
+        claimed_tok_s=evidence["default_tok_s" if kept else "tok_s"],
+        left_behind=left_behind,
         verdict=evidence["sentence"],
-        phases=marks,
+        refused=None if leader is None else leader.given(),
+        refused_label=None if leader is None else title(leader),
+        refused_tok_s=None if leader is None else evidence["tok_s"],
+        phases=phases,
         began_at=began,
     )
+
+
+def promoted(folder: Path, platform: str) -> dict[str, Any]:
+    """The knobs of the candidate of the last promotion, its learned schedule included."""
+    with Store.open(Paths.of(load(folder / "tuner.toml")).store, now=time.time()) as store:
+        rows = store.measurements(platform, phase="promotion")
+    found = [dict(json.loads(row.knobs)) for row in rows]
+    return [knobs for knobs in found if knobs.get("drafter")][-1]
 
 
 async def _traffic(service: Service) -> str:

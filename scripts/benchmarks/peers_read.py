@@ -9,6 +9,8 @@ from typing import Any
 from peers_candidates import label_of
 from peers_result import Trial
 
+from profiles.knobs import Knobs
+
 STUDY = "peers"  # name of vllm-tuner's study
 
 
@@ -70,9 +72,14 @@ def our_trials(rows: list[dict[str, Any]]) -> list[Trial]:
     for row in sorted(rows, key=lambda row: row["id"]):
         measured = row["measurements"][0] if row["measurements"] else {}
         learned = measured.get("learned")
-        label = row["label"] if learned is None else f"{row['label']}: {learned}"
+        label = plain(row["knobs"]).label() + ("" if learned is None else f": {learned}")
         rate, failed = measured.get("tok_s"), row["status"] == "failed"
         found.append(
             Trial(label=f"{label} ({measured.get('phase', 'none')})", tok_s=rate, failed=failed)
         )
     return found
+
+
+def plain(knobs: dict[str, Any]) -> Knobs:
+    """Knobs without the KV cache, which is the same for all and of which only tunerd speaks."""
+    return Knobs.model_validate({**knobs, "cpu_kv_gib": None})

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peers_candidates import title
 from peers_judge import DEFAULT
 from peers_result import Found
 
@@ -14,21 +15,36 @@ def overview(found: Sequence[Found], judged: Mapping[str, Any] | None) -> str:
     heads = (
         *("tool", "wall time", "engine starts", "crashed trials", "left behind", "winner"),
         *("can start", "its own figure, tok/s", "judged, tok/s [95 %]", "against default [95 %]"),
+        "TTFT p95 / time per token",
     )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for each in found:
+        cost = (f"{each.wall_s / 60:.1f} min", each.starts, each.crashes, each.left_behind)
         row = _judged(judged, each.winner)
-        claimed = "-" if each.claimed_tok_s is None else f"{each.claimed_tok_s:.0f}"
-        lines.append(
-            f"| {each.tool} | {each.wall_s / 60:.1f} min | {each.starts} | {each.crashes} "
-            f"| {each.left_behind} | {each.winner_label or 'none'} | {_starts(row)} | {claimed} "
-            f"| {_rate(row)} | {_gain(row)} |"
-        )
+        lines.append(_row(each.tool, cost, each.winner_label, each.claimed_tok_s, row))
+        if each.refused is not None:  # measured as best, and not put in force
+            row, name = _judged(judged, each.refused), f"{each.tool}: refused by its verdict"
+            lines.append(_row(name, "----", each.refused_label, each.refused_tok_s, row))
     row = (judged or {}).get("arms", {}).get(DEFAULT)
-    lines.append(
-        f"| vLLM's default | - | - | - | - | {DEFAULT} | {_starts(row)} | - | {_rate(row)} | - |"
-    )
+    lines.append(_row("vLLM's default", "----", DEFAULT, None, row))
     return "\n".join(lines)
+
+
+def _row(
+    name: str,
+    cost: Sequence[str | int],
+    label: str | None,
+    claimed_tok_s: float | None,
+    row: Mapping[str, Any] | None,
+) -> str:
+    seen = (_starts(row), _plain(claimed_tok_s), _rate(row), _gain(row), _latencies(row))
+    return f"| {' | '.join(map(str, (name, *cost, label or 'none', *seen)))} |"
+
+
+def _latencies(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["ttft_p95_s"] is None or row["tpot_mean_s"] is None:
+        return "-"
+    return f"{1e3 * row['ttft_p95_s']:.0f} / {1e3 * row['tpot_mean_s']:.1f} ms"
 
 
 def trials(found: Sequence[Found]) -> str:
@@ -63,7 +79,7 @@ def rounds(judged: Mapping[str, Any]) -> str:
     names = list(judged["arms"])
     lines = [f"| round | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for number, row in enumerate(judged["rounds"], start=1):
-        lines.append(f"| {number} | {' | '.join(_plain(row.get(name)) for name in names)} |")
+        lines.append(f"| {number} | {' | '.join(_seen(row.get(name)) for name in names)} |")
     reasons = [f"- {name} did not start: {why}" for name, why in judged["reasons"].items()]
     return "\n".join([*lines, "", *reasons]).rstrip()
 
@@ -72,7 +88,7 @@ def _judged(judged: Mapping[str, Any] | None, winner: dict[str, Any] | None) -> 
     if judged is None or winner is None:
         return None
     knobs = Knobs.model_validate({**winner, "cpu_kv_gib": None})
-    return judged["arms"].get(knobs.label())
+    return judged["arms"].get(title(knobs))
 
 
 def _starts(row: Mapping[str, Any] | None) -> str:
@@ -95,6 +111,10 @@ def _gain(row: Mapping[str, Any] | None) -> str:
         return "-"
     mean, low, high = (100 * (value - 1) for value in row["gain"])
     return f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]"
+
+
+def _seen(one: Mapping[str, Any] | None) -> str:
+    return "-" if one is None else _plain(one["tok_s"])
 
 
 def _plain(value: float | None) -> str:

@@ -33,6 +33,9 @@ class Found:
     left_behind: int  # processes that it did not end
     note: str = ""
     verdict: str | None = None
+    refused: dict[str, Any] | None = None  # knobs that it measured as best and did not put in force
+    refused_label: str | None = None
+    refused_tok_s: float | None = None
     phases: dict[str, float] = field(default_factory=dict)  # seconds
     began_at: str = ""
 

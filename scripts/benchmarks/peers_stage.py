@@ -1,7 +1,9 @@
 """What the parts of the comparison share: the pair, its texts, and one measured engine start."""
 
+import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine_stage import CACHE, DRAFTERS, PAIR, ROOT, engine, machine, requests
@@ -35,14 +37,24 @@ def code_texts() -> list[str]:
     return [str(request.body["prompt"]) for request in requests("code")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What our replay client saw of one engine start."""
+
+    tok_s: float
+    ttft_p95_s: float | None  # median over blocks
+    tpot_mean_s: float | None  # likewise
+    ready_s: float  # from spawn to a passed canary
+
+
 class FailedStartError(Exception):
     """The engine did not start or gave no usable measurement."""
 
 
 async def measured(
     knobs: Knobs, *, block_s: float, blocks: int, lengths: Sequence[int] = ()
-) -> tuple[float, float]:
-    """Tokens per second of a fresh engine start by our replay client, and seconds to ready.
+) -> Start:
+    """A fresh engine start, measured by our replay client.
 
     Raises:
         FailedStartError: there is nothing to measure; the sentence says why.
@@ -63,10 +75,16 @@ async def measured(
         raise FailedStartError(error.failure.sentence) from error
     if found.invalid is not None:
         raise FailedStartError(found.invalid)
-    return rate(found), ready_s
-
-
-def rate(found: Measured) -> float:
-    """Tokens per second over all blocks."""
     seconds = sum(block.seconds for block in found.blocks)
-    return sum(block.output_tokens for block in found.blocks) / seconds
+    return Start(
+        tok_s=sum(block.output_tokens for block in found.blocks) / seconds,
+        ttft_p95_s=_median(found, "ttft_p95_s"),
+        tpot_mean_s=_median(found, "tpot_mean_s"),
+        ready_s=ready_s,
+    )
+
+
+def _median(found: Measured, name: str) -> float | None:
+    values = [getattr(block, name) for block in found.blocks]
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None

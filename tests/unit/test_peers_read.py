@@ -14,7 +14,7 @@ candidates, read, result = (
     module("peers_result"),
 )
 DATA = Path(__file__).parents[1] / "data" / "peers"
-TUNER, GRID = DATA / "vllm-tuner", DATA / "sweep"
+TUNER, GRID, OURS = DATA / "vllm-tuner", DATA / "sweep", DATA / "tunerd"
 
 
 @pytest.fixture
@@ -104,3 +104,24 @@ def test_every_candidate_comes_back_from_its_option():
     assert len(found) == len(set(options.values()))
     back = {label: candidates.label_of(json.loads(option)) for label, option in options.items()}
     assert {label: label for label in found} == back
+
+
+def test_our_trials_are_in_order_with_what_was_learned():
+    """The control API lists the newest first; a start that vLLM refused is a failed trial."""
+    rows = json.loads((OURS / "trials.json").read_text())
+    assert [4, 3, 2, 1] == [row["id"] for row in rows]
+
+    off, live, broken, promotion = read.our_trials(rows)
+
+    assert ("off (search)", False) == (off.label, off.failed)
+    assert 306.176 == pytest.approx(off.tok_s, abs=1e-3)
+    assert "dflash live to 15: 3 (search)" == live.label
+    assert (None, True) == (broken.tok_s, broken.failed)
+    assert promotion.label.endswith("(promotion)")
+
+
+def test_the_memory_of_the_cache_is_not_part_of_a_configuration():
+    """Only tunerd names it, so it must not make equal winners different."""
+    knobs = read.plain({"drafter": "dflash", "draft_length": 3, "cpu_kv_gib": 1})
+
+    assert {"drafter": "dflash", "draft_length": 3} == knobs.given()

@@ -3,10 +3,19 @@
 from benchmark_modules import module
 
 judge, report, result = module("peers_judge"), module("peers_report"), module("peers_result")
-JUDGED = {
-    "rounds": [{"off": 100.0, "dflash k=3": 150.0}, {"off": 110.0, "dflash k=3": 165.0}],
-    "reasons": {},
-}
+
+
+def seen(tok_s):
+    """What the judge saw of one start; None when it failed."""
+    return None if tok_s is None else {"tok_s": tok_s, "ttft_p95_s": 0.1234, "tpot_mean_s": 0.0156}
+
+
+def rows(*pairs):
+    """Rounds of the default and of one winner."""
+    return [{"off": seen(off), "dflash k=3": seen(three)} for off, three in pairs]
+
+
+JUDGED = {"rounds": rows((100.0, 150.0), (110.0, 165.0)), "reasons": {}}
 JUDGED["arms"] = judge.verdicts(JUDGED["rounds"])
 
 
@@ -43,7 +52,24 @@ def test_a_row_holds_the_cost_and_what_the_judge_measured():
     expected = ["a tool", "1.5 min", "3", "1", "0", "dflash k=3", "yes, 2 of 2", "140"]
     assert expected == row[:8]
     assert row[8].startswith("157 [")
-    assert "+50.0 % [+50.0, +50.0]" == row[9]
+    assert ["+50.0 % [+50.0, +50.0]", "123 / 15.6 ms"] == row[9:]
+
+
+def test_what_a_verdict_refused_has_a_row():
+    """A candidate that was faster and was not put in force is shown with its figures."""
+    one = found(
+        winner={"draft_length": "off"},
+        winner_label="off",
+        refused={"drafter": "dflash", "draft_length": 3},
+        refused_label="dflash k=3",
+        refused_tok_s=151.0,
+    )
+
+    row = cells(report.overview([one], JUDGED), 3)
+
+    expected = ["a tool: refused by its verdict", "-", "-", "-", "-", "dflash k=3"]
+    assert [*expected, "yes, 2 of 2", "151"] == row[:8]
+    assert row[8].startswith("157 [")
 
 
 def test_the_default_has_a_row():
@@ -57,12 +83,13 @@ def test_the_default_has_a_row():
 
 def test_a_winner_that_cannot_start_is_shown_as_such():
     """Nothing is left out because it is embarrassing."""
-    rows = [{"off": 100.0, "dflash k=3": None}, {"off": 110.0, "dflash k=3": None}]
-    judged = {"rounds": rows, "reasons": {"dflash k=3": "It died."}, "arms": judge.verdicts(rows)}
+    failed = rows((100.0, None), (110.0, None))
+    judged = {"rounds": failed, "reasons": {"dflash k=3": "It died."}}
+    judged["arms"] = judge.verdicts(failed)
 
     row = cells(report.overview([found()], judged), 2)
 
-    assert ["no, 0 of 2", "140", "-", "-"] == row[6:]
+    assert ["no, 0 of 2", "140", "-", "-", "-"] == row[6:]
     assert "- dflash k=3 did not start: It died." in report.rounds(judged)
     assert ["1", "100", "-"] == cells(report.rounds(judged), 2)
 
@@ -71,7 +98,7 @@ def test_without_the_judge_nothing_is_claimed():
     """A report in the middle of the comparison shows no gain."""
     row = cells(report.overview([found(winner=None, winner_label=None)], None), 2)
 
-    assert ["none", "not judged", "140", "-", "-"] == row[5:]
+    assert ["none", "not judged", "140", "-", "-", "-"] == row[5:]
 
 
 def test_a_winner_with_a_memory_knob_is_the_judged_one():
