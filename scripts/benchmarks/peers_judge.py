@@ -11,6 +11,7 @@ from typing import Any
 
 from peers_candidates import Budget, title
 from peers_process import watched
+from peers_result import write
 
 from profiles.knobs import Knobs
 from tuner.compare import fixed_interval
@@ -19,6 +20,7 @@ Seen = Mapping[str, Any]  # fields of a `peers_stage.Start`
 
 DEFAULT = "off"
 BLOCKS, BLOCK_S = 3, 6.0
+TRIES = 2
 
 
 def arms(found: Sequence[Mapping[str, Any]]) -> dict[str, Knobs]:
@@ -64,6 +66,23 @@ def _median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
+def _start(knobs: Knobs, budget: Budget) -> tuple[Seen | None, str | None]:
+    """One arm in one round: a start whose measurement is unfit is repeated once, with a remark."""
+    from peers_stage import FailedStartError, measured
+
+    remark: str | None = None
+    for _ in range(TRIES):
+        work = measured(knobs, block_s=BLOCK_S, blocks=BLOCKS, lengths=budget.lengths)
+        try:
+            seen = asyncio.run(work)
+        except FailedStartError as error:
+            return None, f"did not start: {error}"
+        if seen.invalid is None:
+            break
+        remark = f"was measured twice in a round: {seen.invalid}"
+    return asdict(seen), remark
+
+
 def _exp(logs: Sequence[float]) -> list[float] | None:
     """Geometric mean and its 95 % interval, for a number of rounds fixed beforehand."""
     if len(logs) < 2:
@@ -72,29 +91,20 @@ def _exp(logs: Sequence[float]) -> list[float] | None:
     return [math.exp(value) for value in (found.mean, found.low, found.high)]
 
 
-def judge(
-    budget: Budget,
-    found: Sequence[Mapping[str, Any]],
-    folder: Path,  # noqa: ARG001  every part has a folder
-) -> dict[str, Any]:
-    """Measure all winners; the rounds and what follows from them."""
-    from peers_stage import FailedStartError, measured
-
+def judge(budget: Budget, found: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Measure all winners; the rounds, which are also in the folder, and what follows from them."""
     chosen = arms(found)
     rows: list[dict[str, Seen | None]] = []
     reasons: dict[str, str] = {}
     with watched({}) as watch:
         os.environ.update(watch.env)
         for names in order(list(chosen), budget.rounds):
-            row: dict[str, Seen | None] = {}
+            rows.append({})
             for name in names:
-                try:
-                    knobs = chosen[name]
-                    work = measured(knobs, block_s=BLOCK_S, blocks=BLOCKS, lengths=budget.lengths)
-                    row[name] = asdict(asyncio.run(work))
-                except FailedStartError as error:
-                    row[name], reasons[name] = None, str(error)
-            rows.append(row)
+                rows[-1][name], reason = _start(chosen[name], budget)
+                if reason is not None:
+                    reasons[name] = reason
+            write(folder / "rounds.json", {"rounds": rows, "reasons": reasons})
     return {
         "rounds": rows,
         "reasons": reasons,

@@ -80,7 +80,7 @@ def rounds(judged: Mapping[str, Any]) -> str:
     lines = [f"| round | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for number, row in enumerate(judged["rounds"], start=1):
         lines.append(f"| {number} | {' | '.join(_seen(row.get(name)) for name in names)} |")
-    reasons = [f"- {name} did not start: {why}" for name, why in judged["reasons"].items()]
+    reasons = [f"- {name} {why}" for name, why in judged["reasons"].items()]
     return "\n".join([*lines, "", *reasons]).rstrip()
 
 

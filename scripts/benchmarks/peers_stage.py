@@ -45,10 +45,11 @@ class Start:
     ttft_p95_s: float | None  # median over blocks
     tpot_mean_s: float | None  # likewise
     ready_s: float  # from spawn to a passed canary
+    invalid: str | None  # why it should not be compared
 
 
 class FailedStartError(Exception):
-    """The engine did not start or gave no usable measurement."""
+    """The engine did not start, or gave no token."""
 
 
 async def measured(
@@ -73,14 +74,15 @@ async def measured(
             found = await measure(plan, socket=Path(running.record.socket), telemetry=None)
     except EngineStartError as error:
         raise FailedStartError(error.failure.sentence) from error
-    if found.invalid is not None:
-        raise FailedStartError(found.invalid)
+    if not any(block.output_tokens for block in found.blocks):
+        raise FailedStartError(found.invalid or "It gave no token.")
     seconds = sum(block.seconds for block in found.blocks)
     return Start(
         tok_s=sum(block.output_tokens for block in found.blocks) / seconds,
         ttft_p95_s=_median(found, "ttft_p95_s"),
         tpot_mean_s=_median(found, "tpot_mean_s"),
         ready_s=ready_s,
+        invalid=found.invalid,
     )
 
 

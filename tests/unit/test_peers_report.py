@@ -84,7 +84,7 @@ def test_the_default_has_a_row():
 def test_a_winner_that_cannot_start_is_shown_as_such():
     """Nothing is left out because it is embarrassing."""
     failed = rows((100.0, None), (110.0, None))
-    judged = {"rounds": failed, "reasons": {"dflash k=3": "It died."}}
+    judged = {"rounds": failed, "reasons": {"dflash k=3": "did not start: It died."}}
     judged["arms"] = judge.verdicts(failed)
 
     row = cells(report.overview([found()], judged), 2)
