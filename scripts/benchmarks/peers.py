@@ -56,7 +56,7 @@ class Comparison:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if part == JUDGE:
-            data = {**judge(self._budget, self.found(), folder), "began_at": now()}
+            data = {"began_at": now(), **judge(self._budget, self.found(), folder)}
         else:
             data = TOOLS[part](self._budget, folder).data()
         write(self.path(part), {**data, "machine": machine()})
