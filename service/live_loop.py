@@ -5,15 +5,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from profiles.classes import code_name
 from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
-from profiles.schedule import Schedule
 from service.engine import Engine
 from service.live_files import LiveKnobs, Telemetry
 from service.live_limits import LimitQuestion
+from service.mixture import Mixture
 from service.slot import Slot
 from service.visits import Visits, all_drafts, goodput, shares
 from tuner.allowance import Allowance
@@ -22,7 +22,7 @@ from tuner.cells import Cells, difference, total
 from tuner.config import LiveConfig
 from tuner.drafts import since
 from tuner.drift import moved
-from tuner.learner import Learner, Visit, question
+from tuner.learner import Visit, question
 from tuner.measure import SPOILING_REASONS
 from tuner.stretch import NO_TRAFFIC, Stretch, joined
 from tuner.telemetry import Telemetry as Sensors
@@ -32,38 +32,11 @@ log = logging.getLogger(__name__)
 SHARE = 0.2  # of the request-steps: what a class needs to come into a mixture; half to stay
 JOIN = " + "
 WINDOW_STEPS = 100  # request-steps of a window, of which up to sixteen together show a drift
-REFINE_S = 15.0  # busy seconds between rounds once the choice is expected to be right
-KEPT_WINDOWS = 64
+# busy seconds between visits to the shortest draft while none is made: without drafts nobody hears
+# that the text has become easier; one costs about 5 % of a slice
+LISTEN_S = 5.0
 LEAST_HEARD, OF_THEM = 6, 4  # rounds before the last ones are compared with those before them
 KEPT_VISITS = 400
-
-
-@dataclass(kw_only=True)
-class Mixture:
-    """What is known about one mixture of request classes in the running engine."""
-
-    name: str
-    learner: Learner
-    allowance: Allowance
-    schedule: Schedule | None = None  # in force for it once something is known
-    settled_at: float | None = None
-    reference: Stretch = NO_TRAFFIC  # what the decision knew when it was settled
-    windows: deque[Stretch] = field(default_factory=lambda: deque(maxlen=KEPT_WINDOWS))
-    window: Stretch = NO_TRAFFIC  # that is still growing
-    traffic_s: float = 0.0  # busy seconds until it was settled
-    reopened: int = 0
-    moved: str = ""  # why it was opened again, the last time
-    why: str = ""
-    since_round_s: float = 0.0  # busy seconds since the last round
-    over: bool = False  # every race is: more rounds would tell nothing
-    limits: LimitQuestion = field(default_factory=LimitQuestion)
-
-    @property
-    def due(self) -> bool:
-        """Whether a round may be spent: at once while learning, now and then to make sure."""
-        if self.settled_at is None:
-            return True
-        return not self.over and self.since_round_s >= REFINE_S
 
 
 class LiveLoop:
@@ -131,6 +104,7 @@ class LiveLoop:
         busy = total(cells)
         mixture.allowance = mixture.allowance.earn(busy.seconds, busy.tokens)
         mixture.since_round_s += busy.seconds
+        mixture.since_heard_s += busy.seconds
         if mixture.settled_at is not None:
             stretch = Stretch(cells=cells, drafts=all_drafts(before, now))
             await self._watch(engine, mixture, stretch)
@@ -147,8 +121,28 @@ class LiveLoop:
             return
         if mixture.due:
             await self._learn(engine, mixture)
+        elif mixture.settled_at is not None and not any(k for (_, k) in cells):
+            await self._listen(engine, mixture)
         elif mixture.settled_at is not None:
             await self._limit(engine, mixture, now, cells)
+
+    async def _listen(self, engine: Engine, mixture: Mixture) -> None:
+        """Draft for one slice where nothing is drafted, to hear whether the text has changed."""
+        link, arms = engine.link, [arm for arm in mixture.learner.arms if arm]
+        if link is None or not arms or mixture.since_heard_s < LISTEN_S:
+            return
+        mixture.since_heard_s, self._last = 0.0, None
+        visits, base = Visits(link), LiveKnobs.of(engine.knobs)
+        try:
+            await visits.move(arms[0], self._config.slice_s, active=base.active, budget=base.budget)
+            visit = await visits.end(self._wish(engine, mixture))
+        finally:
+            await visits.leave(self._wish(engine, mixture))
+        if visit is None:
+            return
+        mixture.account(visit)
+        mixture.heard.append(Stretch(cells=visit.cells, drafts=visit.drafts))
+        await self._drifted(engine, mixture, mixture.reference, list(mixture.heard))
 
     def _of_the_moment(self, engine: Engine, before: Telemetry, now: Telemetry) -> Mixture | None:
         inside = set(self._key.split(JOIN))
@@ -245,38 +239,16 @@ class LiveLoop:
                 "invalid": ", ".join(spoiling) or None,
             }
         )
-        paid = mixture.allowance.earn(cell.seconds, cell.tokens)
-        mixture.allowance = paid.spend(
-            cell.seconds,
-            probe_tok_s=cell.goodput_tok_s,
-            schedule_tok_s=self._usual(mixture, visit),
-        )
+        mixture.account(visit)
         mixture.traffic_s += cell.seconds
         if not spoiling:
             mixture.learner = await asyncio.to_thread(mixture.learner.add, visit)
-
-    @staticmethod
-    def _usual(mixture: Mixture, visit: Visit) -> float | None:
-        """Goodput of the best that is known, at the batch sizes of the visit."""
-        known = mixture.learner.cells()
-        weighted = steps = 0.0
-        for (batch, k), cell in visit.cells.items():
-            if k != visit.arm:
-                continue
-            rates = [
-                other.goodput_tok_s or 0.0
-                for (b, _), other in known.items()
-                if b == batch and other.steps >= cell.steps
-            ]
-            if rates:
-                weighted += max(rates) * cell.steps
-                steps += cell.steps
-        return weighted / steps if steps else None
 
     async def _settle(self, engine: Engine, mixture: Mixture) -> None:
         first = mixture.settled_at is None and mixture.reopened == 0
         mixture.settled_at = time.time()
         mixture.windows.clear()
+        mixture.heard.clear()
         mixture.window = NO_TRAFFIC
         mixture.reference, mixture.limits = mixture.learner.text, LimitQuestion()
         self.sentence = f"{mixture.name}: {mixture.why}"

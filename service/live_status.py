@@ -3,7 +3,8 @@
 from typing import Any
 
 from profiles import schedule
-from service.live_loop import LiveLoop, Mixture
+from service.live_loop import LiveLoop
+from service.mixture import Mixture
 from service.slot import Slot
 
 

@@ -10,7 +10,7 @@ from profiles.errors import TunerError
 from profiles.knobs import Knobs
 from profiles.measurement import Block, Measurement
 from profiles.profile import Profile
-from service.live_loop import Mixture
+from service.mixture import Mixture
 from service.state import Parts, State
 from tuner.cells import Cells, total
 

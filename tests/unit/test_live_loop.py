@@ -186,6 +186,26 @@ async def test_easier_text_gets_longer_drafts_within_seconds(stage):
     assert stage.link._now - began < 30
 
 
+async def test_easier_text_is_heard_where_nothing_is_drafted(stage):
+    """Without drafts there is no acceptance to rise: a loop at 0 used to stay there for good."""
+    stage.link.model = {"survival": (0.01,) * 15}
+    await stage.until(settled(stage))
+    assert 0 == stage.link.length
+    explored = stage.loop.mixture.allowance.explored_share
+    await stage.ticks(60)
+    assert 0 == stage.link.length
+    assert stage.loop.mixture.allowance.explored_share < explored + 0.1
+
+    stage.link.model = {}
+    began = stage.link._now
+    await stage.until(lambda: stage.loop.mixture.reopened > 0)
+    await stage.until(settled(stage))
+
+    assert "acceptance length rose" in stage.loop.mixture.moved
+    assert stage.link.length in {2, 3, 4}
+    assert stage.link._now - began < 60
+
+
 async def test_a_load_that_was_never_seen_is_learned(stage):
     """A schedule for eight says nothing about two."""
     await stage.until(settled(stage))

@@ -7,8 +7,8 @@ from live_engine import Link, engine
 from live_model import visit
 
 from service.live_files import LiveKnobs
-from service.live_loop import Mixture
 from service.live_status import live_status
+from service.mixture import Mixture
 from tuner.allowance import Allowance
 from tuner.learner import Learner
 
