@@ -126,4 +126,4 @@ def _model(model: str | None) -> str:
 
 def template_folder() -> Path:
     """Where the templates are, as data of this package."""
-    return Path(__file__).parent / "units"
+    return Path(__file__).parent / "templates"
