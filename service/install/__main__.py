@@ -94,7 +94,9 @@ def install(job: Job) -> int:
     job.do("systemctl", "daemon-reload")
     boot = units.enabled(split=options.split)
     job.do("systemctl", "enable", *boot)
-    start = f"`systemctl restart {' '.join(boot)}`"
+    # a socket in use cannot be restarted; its service brings it along
+    services = [name for name in reversed(boot) if name.endswith(".service")]
+    start = f"`systemctl restart {' '.join(services)}`"
     if options.dry_run:
         return finished(job, changes)
     if not host.has_model(config):
