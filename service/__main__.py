@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from service.lock import make_folders, only_daemon
 from service.logs import configure
 from service.memory import LiveMemory
 from service.modes import Event
+from service.notify import Beat, Notifier
 from service.observer import Observer
 from service.slot import Slot
 from service.state import Parts
@@ -35,6 +37,7 @@ from tuner.telemetry import Telemetry
 
 log = logging.getLogger("tunerd")
 
+STOP_MARGIN_S = 30.0  # beyond draining and stopping the engine
 NEEDED = {LOAD, DRAFT, TELEMETRY}  # without the other capabilities the rest is still live
 
 
@@ -47,12 +50,14 @@ def main() -> int:
     )
     options = parser.parse_args()
     configure()
+    faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks
     try:
         config = load(options.config)
         paths = Paths.of(config)
         make_folders(paths)
         with only_daemon(paths.lock):
-            asyncio.run(serve(config, paths, leave_engine=options.leave_engine))
+            notifier = Notifier.of(os.environ, os.getpid())
+            asyncio.run(serve(config, paths, notifier, leave_engine=options.leave_engine))
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -62,8 +67,9 @@ def main() -> int:
     return 0
 
 
-async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
+async def serve(config: Config, paths: Paths, notifier: Notifier, *, leave_engine: bool) -> None:
     """Compose the parts, run the daemon, take them apart again."""
+    beat = Beat(notifier)
     vllm = await installed_version(config.engine.command, config.engine.env)
     cards = await asyncio.to_thread(gpus)
     environment = {**os.environ, **config.engine.env}  # as the engine gets it
@@ -105,12 +111,22 @@ async def serve(config: Config, paths: Paths, *, leave_engine: bool) -> None:
     )
     control = Control(daemon, telemetry)
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        notifier.stopping(config.gateway.drain_s + config.engine.stop_timeout_s + STOP_MARGIN_S)
+        daemon.post(Event.STOP_WANTED)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, daemon.post, Event.STOP_WANTED)
+        loop.add_signal_handler(number, stop)
+    # a driver that hangs is no reason to end us: it is a fault that the status names
+    probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
     try:
         await control.serve(paths.status_socket, paths.control_socket)
+        notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
+        beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
         await daemon.run()
     finally:
+        await beat.end()
         await control.close()
         await gateway.close()
         await archive.close()

@@ -5,6 +5,7 @@ no connection.
 """
 
 import argparse
+import contextlib
 import errno
 import logging
 import os
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,6 +23,8 @@ from types import FrameType
 from profiles.errors import ExitCode, TunerError, UnavailableError
 from service.lock import make_folders, only_daemon
 from service.logs import configure
+from service.notify import Notifier
+from service.ward import Ward
 from tuner.config import Config
 from tuner.config_file import load
 from tuner.paths import Paths
@@ -31,6 +35,7 @@ BACKLOG = 1024
 OKAY_S = 10.0  # a child that lived shorter has failed to start
 RESTART_S = 0.5
 GIVE_UP = 5  # failed starts in a row
+ABORT_S = 3.0  # for the stacks of a wedged child
 STOP_GRACE_S = 30.0  # beyond drain and engine stop
 # statuses that a restart cannot mend
 FINAL = frozenset({ExitCode.UNAVAILABLE, ExitCode.STORE, ExitCode.BUSY, ExitCode.CONFIG})
@@ -43,13 +48,19 @@ class Child:
     name: str
     command: list[str]
     listener: int | None = None
+    ward: Ward | None = None  # without a service manager nobody asks how it is
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
+    aborted: float | None = None  # when it was found wedged
     failures: int = 0
     due: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
         """Spawn it in a session of its own: the terminal's Ctrl-C is ours to pass on."""
+        told = {}
+        if self.ward is not None:
+            self.ward.started()
+            told = self.ward.environment
         handed = [] if self.listener is None else ["--listen", str(self.listener)]
         self.process = subprocess.Popen(
             [
@@ -58,17 +69,34 @@ class Child:
             ],
             pass_fds=() if self.listener is None else (self.listener,),
             start_new_session=True,
+            env={**os.environ, **told},
         )
-        self.started = time.monotonic()
+        self.started, self.aborted = time.monotonic(), None
 
-    def stop(self, timeout_s: float) -> None:
-        """SIGTERM, then SIGKILL after the timeout."""
+    def check(self) -> None:
+        """End it when it is wedged: SIGABRT, for the stacks of its threads, then SIGKILL."""
+        if self.ward is None or self.process is None or self.process.poll() is not None:
+            return
+        self.ward.read()
+        if self.aborted is not None:
+            if time.monotonic() - self.aborted > ABORT_S:
+                self.process.kill()  # a stopped process does not even see SIGABRT
+        elif self.ward.wedged:
+            log.error("%s is wedged: no beat in time, aborted", self.name)
+            self.aborted = time.monotonic()
+            self.process.send_signal(signal.SIGABRT)
+
+    def stop(self, timeout_s: float, meanwhile: Callable[[], None]) -> None:
+        """SIGTERM, then SIGKILL after the timeout; `meanwhile` is called every second or so."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
-        try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + timeout_s
+        while self.process.poll() is None and time.monotonic() < deadline:
+            meanwhile()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1.0)
+        if self.process.poll() is None:
             log.warning("%s did not stop within %g s, killed", self.name, timeout_s)
             self.process.kill()
             self.process.wait()
@@ -92,7 +120,9 @@ def main() -> int:
     except TunerError as error:
         sys.stderr.write(f"tuner: {error.sentence()}\n")
         return int(error.exit_code)
-    return supervise(config, options.config.absolute(), listener, leave=options.leave_engine)
+    notifier = Notifier.of(os.environ, os.getpid())
+    file = options.config.absolute()
+    return supervise(config, file, listener, notifier, leave=options.leave_engine)
 
 
 def bind(config: Config) -> socket.socket:
@@ -119,7 +149,9 @@ def bind(config: Config) -> socket.socket:
     return listener
 
 
-def supervise(config: Config, file: Path, listener: socket.socket, *, leave: bool) -> int:
+def supervise(
+    config: Config, file: Path, listener: socket.socket, notifier: Notifier, *, leave: bool
+) -> int:
     """Keep both children running until a signal comes."""
     python = sys.executable
     daemon_options = ["--leave-engine"] if leave else []
@@ -131,9 +163,41 @@ def supervise(config: Config, file: Path, listener: socket.socket, *, leave: boo
     daemon = Child(
         name="tunerd", command=[python, "-m", "service", "--config", str(file), *daemon_options]
     )
+    both = (gateway, daemon)
+    for child in both if notifier else ():
+        path = Paths.of(config).run / f"notify-{child.name}.sock"
+        child.ward = Ward(path, notifier.watchdog_s)
+    report = Report(notifier, both)
+    stopped: list[int] = []
+    wake_read = _woken_by_signals(stopped)
+    log.info("listening on http://%s/v1", config.gateway.listen)
+    status = 0
+    try:
+        while not stopped:
+            for child in both:
+                status = _tend(child)
+                if status:
+                    return status
+            report()
+            timeout = max(0.05, min(child.due for child in both) - time.monotonic())
+            heard = [wake_read, *report.filenos()]
+            ready, _, _ = select.select(heard, [], [], min(timeout, 1.0))
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+    finally:
+        drain_s = config.gateway.drain_s + config.engine.stop_timeout_s + STOP_GRACE_S
+        notifier.stopping(drain_s + 2 * STOP_GRACE_S)
+        daemon.stop(drain_s, report)  # first: it drains through the gateway
+        gateway.stop(STOP_GRACE_S, report)
+        listener.close()
+        report.close()
+    return 0
+
+
+def _woken_by_signals(stopped: list[int]) -> int:
+    """A descriptor that can be read after each signal; those that end us are put in the list."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
-    stopped: list[int] = []
 
     def on_signal(number: int, _: FrameType | None) -> None:
         if number != signal.SIGCHLD:
@@ -145,24 +209,44 @@ def supervise(config: Config, file: Path, listener: socket.socket, *, leave: boo
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, on_signal)
-    log.info("listening on http://%s/v1", config.gateway.listen)
-    status = 0
-    try:
-        while not stopped:
-            for child in (gateway, daemon):
-                status = _tend(child)
-                if status:
-                    return status
-            timeout = max(0.05, min(c.due for c in (gateway, daemon)) - time.monotonic())
-            ready, _, _ = select.select([wake_read], [], [], min(timeout, 1.0))
-            if ready:
-                os.read(wake_read, 4096)
-    finally:
-        drain_s = config.gateway.drain_s + config.engine.stop_timeout_s + STOP_GRACE_S
-        daemon.stop(drain_s)  # first: it drains through the gateway
-        gateway.stop(STOP_GRACE_S)
-        listener.close()
-    return 0
+    return wake_read
+
+
+class Report:
+    """What the service manager hears of both children."""
+
+    def __init__(self, notifier: Notifier, children: Sequence[Child]) -> None:
+        self._notifier = notifier
+        self._children = children
+        self._wards = [child.ward for child in children if child.ward is not None]
+        self._beat_at = 0.0
+
+    def filenos(self) -> list[int]:
+        """For select."""
+        return [ward.fileno() for ward in self._wards]
+
+    def close(self) -> None:
+        """Listen to no child any more."""
+        for ward in self._wards:
+            ward.close()
+
+    def __call__(self) -> None:
+        """Pass on what they said; a wedged one is ended here and costs no engine."""
+        if not self._notifier:
+            return
+        for child in self._children:
+            child.check()
+        wards = self._wards
+        if not self._notifier.ready and all(ward.ready for ward in wards):
+            self._notifier.is_ready()
+        self._notifier.status("; ".join(ward.status for ward in reversed(wards) if ward.status))
+        now = time.monotonic()
+        if now - self._beat_at >= self._notifier.period_s:
+            self._beat_at = now
+            if self._notifier.ready:
+                self._notifier.alive()
+            else:
+                self._notifier.still_starting()
 
 
 def _tend(child: Child) -> int:

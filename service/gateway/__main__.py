@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import faulthandler
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from profiles.errors import ExitCode, TunerError
 from service.gateway.listener import inherited
 from service.gateway.server import serve
 from service.logs import configure
+from service.notify import Notifier
 from tuner.config_file import load
 
 
@@ -21,10 +23,12 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="the configuration file")
     arguments = parser.parse_args()
     configure()
+    faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks
     try:
         config = load(arguments.config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(config, inherited(os.environ, os.getpid())))
+            listener = inherited(os.environ, os.getpid())
+            runner.run(serve(config, listener, Notifier.of(os.environ, os.getpid())))
     except TunerError as error:
         sys.stderr.write(f"{error.sentence()}\n")
         return error.exit_code

@@ -19,6 +19,7 @@ from service.gateway.gate import Gate, Limits
 from service.gateway.ledger import Ledger
 from service.gateway.route import Router
 from service.gateway.upstream import Pool
+from service.notify import Beat, Notifier
 from tuner.config import Config
 from tuner.paths import Paths
 
@@ -26,12 +27,15 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 75.0  # aiohttp's low-level server would keep idle connections for an hour
 CUT_S = 2.0  # for cut requests to end by themselves
+STOP_MARGIN_S = 10.0  # beyond draining and cutting
 # aiohttp logs malformed requests with their bytes, which may be a prompt
 _silent = logging.Logger("service.gateway.http")  # noqa: LOG001 - below no other, so it says nothing
 _silent.addHandler(logging.NullHandler())
 
 
-async def serve(config: Config, listener: socket.socket | None) -> None:
+async def serve(
+    config: Config, listener: socket.socket | None, notifier: Notifier | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT: stop accepting, wait, cut the rest; a second one cuts now.
 
     Raises:
@@ -43,6 +47,7 @@ async def serve(config: Config, listener: socket.socket | None) -> None:
             "aiohttp would run with its pure-Python HTTP parser (AIOHTTP_NO_EXTENSIONS is set).",
             hint="Unset it: that parser has let smuggled requests through.",
         )
+    notifier = notifier or Notifier()
     limits = Limits(requests=config.gateway.hold_requests, size=config.gateway.hold_mib * MIB)
     pool = Pool(config.gateway.idle_timeout_s)
     router = Router(Gate(limits=limits), pool)
@@ -66,13 +71,18 @@ async def serve(config: Config, listener: socket.socket | None) -> None:
             )
             host, port = front.getsockname()[:2]
             log.info("serving http://%s:%s/v1, admin on %s", host, port, paths.gateway_socket)
+            notifier.is_ready()
+            beat = Beat(notifier)
+            beat.go_on(lambda: _sentence(router))
             await stops.get()
+            notifier.stopping(config.gateway.drain_s + 2 * CUT_S + STOP_MARGIN_S)
             server.close()
             await _finish(door, router, stops, config.gateway.drain_s)
             web_server.pre_shutdown()
             await web_server.shutdown(CUT_S)
             await router.close()
             await pool.close()
+            await beat.end()
 
 
 @contextlib.contextmanager
@@ -107,6 +117,11 @@ async def _admin_site(admin: Admin, paths: Paths) -> AsyncIterator[None]:
         with contextlib.suppress(OSError):
             if paths.gateway_socket.stat().st_ino == inode:  # not a successor's
                 paths.gateway_socket.unlink()
+
+
+def _sentence(router: Router) -> str:
+    state = router.state()
+    return f"gate {state['gate']}, {state['in_flight']} in flight, {state['held']} held"
 
 
 async def _finish(

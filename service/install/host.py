@@ -1,0 +1,151 @@
+"""What an installation can find out by itself: interpreter, user, configuration, systemd."""
+
+import grp
+import pwd
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from profiles.errors import ConfigError, ConflictError, UnavailableError
+from service.install import units
+from service.install.units import Wanted, hidden
+
+PACKAGES = Path(__file__).resolve().parents[2]
+RUNNING = Path("/run/systemd/system")  # sd_booted(3)
+OWN_FOLDERS = ("/var/lib/tuner", "/var/cache/tuner", "/run/tuner")
+COMMAND_S = 330.0  # of one command; the doctor's own limit is 300
+
+
+def found(
+    *, root: Path, config: Path | None, user: str, model: str | None, split: bool, real: bool
+) -> Wanted:
+    """What the units have to say; `real` when they are for this machine and not for a package.
+
+    Raises:
+        ConfigError: the configuration is not TOML.
+        ConflictError: there is no such user.
+    """
+    file = root / units.CONFIG if config is None else config
+    values = _read(file)
+    engine = _table(values, "engine")
+    seen = dict.fromkeys(str(path) for path in _needed(values, engine, config, model))
+    state = [values.get(key) for key in ("state_dir", "runtime_dir")]
+    return Wanted(
+        python=sys.executable,
+        imports=_imports(),
+        config=f"/{units.CONFIG}" if config is None else str(config),
+        user=user,
+        group=_group(user, real=real),
+        listen=str(_table(values, "gateway").get("listen", "127.0.0.1:8000")),
+        model=model,
+        visible=tuple(path for path in seen if hidden(path)),
+        writable=tuple(
+            path
+            for path in state
+            if isinstance(path, str) and path.startswith("/") and path not in OWN_FOLDERS
+        ),
+        split=split,
+    )
+
+
+def has_model(config: Path) -> bool:
+    """Whether a configuration says what to serve, as far as can be seen."""
+    model = _table(_read(config), "engine").get("model")
+    return isinstance(model, str) and model not in {"", "/models/..."}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """One command of systemd.
+
+    Raises:
+        UnavailableError: it does not exist or says no.
+    """
+    shown = " ".join(command)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMMAND_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnavailableError(f"Cannot run `{shown}`: {error}.") from error
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
+        raise UnavailableError(
+            f"`{shown}` failed: {reason}.",
+            hint="The files are written; mend the reason and run `tuner install` again.",
+        )
+    return done
+
+
+def user_exists(name: str) -> bool:
+    """Whether this machine knows the user."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _imports() -> str | None:
+    """Where tunerd is, unless the interpreter looks there anyway."""
+    usual = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    return None if PACKAGES in usual else str(PACKAGES)
+
+
+def _group(user: str, *, real: bool) -> str:
+    try:
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError:
+        if real and user != units.USER:
+            raise ConflictError(
+                f"There is no user {user!r}.",
+                hint=f"Create it, or leave --user out: {units.USER!r} is made by itself.",
+            ) from None
+    return user
+
+
+def _needed(
+    values: dict[str, Any], engine: dict[str, Any], config: Path | None, model: str | None
+) -> Iterator[Path]:
+    """Folders and files that both processes or the engine read."""
+    yield from _environment(Path(sys.executable), Path(sys.prefix))
+    yield Path(sys.base_prefix)
+    if _imports():
+        yield PACKAGES
+    if config is not None:
+        yield config
+    command = engine.get("command")
+    if isinstance(command, list) and command and isinstance(command[0], str):
+        python = Path(command[0]).expanduser()
+        if python.is_absolute() and python.exists():
+            yield from _environment(python, python.parent.parent)
+    drafters = values.get("drafters")
+    models = [model or engine.get("model")]
+    models += [each.get("model") for each in drafters or () if isinstance(each, dict)]
+    for each in models:
+        path = Path(each).expanduser() if isinstance(each, str) else None
+        if path is not None and path.is_absolute() and path.exists():
+            yield path
+
+
+def _environment(python: Path, prefix: Path) -> Iterator[Path]:
+    yield prefix
+    if python.is_symlink():  # a virtual environment: its interpreter is elsewhere
+        yield python.resolve().parent.parent
+
+
+def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
+    table = values.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot read {file}: {error}.") from error

@@ -1,0 +1,129 @@
+"""P: the files of an installation, made from the templates beside this module."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+UNITS = "etc/systemd/system"
+SYSUSERS = "etc/sysusers.d/tuner.conf"
+TMPFILES = "etc/tmpfiles.d/tuner.conf"
+CONFIG = "etc/tuner/tuner.toml"
+USER = "tuner"
+MARK = "# Written by `tuner install`"  # what lacks it is not ours
+MARK_LINE = f"{MARK}, which overwrites changes; `systemctl edit` keeps them apart."
+HOMES = ("/home", "/root", "/run/user")  # hidden by ProtectHome=
+SCRATCH = ("/tmp", "/var/tmp")  # noqa: S108 - hidden by PrivateTmp=
+
+ONE = ("tuner.service",)
+SPLIT = ("tunerd.service", "tuner-gateway.service", "tuner-gateway.socket")
+DOCTOR = "tuner-doctor.service"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the units have to say about this machine."""
+
+    python: str  # interpreter that has tunerd
+    imports: str | None  # folder for PYTHONPATH, where the interpreter does not find it by itself
+    config: str
+    user: str
+    group: str
+    listen: str
+    model: str | None = None  # for a new configuration
+    visible: tuple[str, ...] = ()  # folders that must be seen although homes are hidden
+    writable: tuple[str, ...] = ()  # folders of state outside /var/lib/tuner
+    split: bool = False
+
+
+def files(wanted: Wanted, templates: Mapping[str, str]) -> dict[str, str | None]:
+    """Content by path without its leading slash; None for a file of the other form."""
+    ours, other = (SPLIT, ONE) if wanted.split else (ONE, SPLIT)
+    found: dict[str, str | None] = {f"{UNITS}/{name}": None for name in other}
+    for name in (*ours, DOCTOR):
+        found[f"{UNITS}/{name}"] = _filled(templates[name], wanted, templates)
+    # a user of somebody else's making is not ours to describe
+    made = wanted.user == USER
+    found[SYSUSERS] = _filled(templates["sysusers.conf"], wanted, templates) if made else None
+    found[TMPFILES] = _filled(templates["tmpfiles.conf"], wanted, templates)
+    return found
+
+
+def every_file() -> dict[str, str | None]:
+    """The paths of both forms, to be removed."""
+    names = (*ONE, *SPLIT, DOCTOR)
+    return dict.fromkeys([*(f"{UNITS}/{name}" for name in names), SYSUSERS, TMPFILES])
+
+
+def first_config(wanted: Wanted, templates: Mapping[str, str]) -> str:
+    """A configuration that only lacks the model, or nothing."""
+    return _filled(templates["tuner.toml"], wanted, templates)
+
+
+def enabled(*, split: bool) -> tuple[str, ...]:
+    """The units that start at boot."""
+    return SPLIT if split else ONE
+
+
+def quoted(text: str) -> str:
+    """One word of a unit file: no specifier, no variable, no end of the word within it."""
+    safe = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{safe}"' if any(char in text for char in " \t\"'\\;") else safe
+
+
+def hidden(path: str, roots: Sequence[str] = (*HOMES, *SCRATCH)) -> bool:
+    """Whether the sandbox hides a path."""
+    return any(PurePosixPath(path).is_relative_to(root) for root in roots)
+
+
+def listen_stream(listen: str) -> str:
+    """gateway.listen as ListenStream= takes it: addresses, no names."""
+    host, _, port = listen.rpartition(":")
+    return f"127.0.0.1:{port}" if host == "localhost" else listen
+
+
+def _filled(template: str, wanted: Wanted, templates: Mapping[str, str]) -> str:
+    parts = {"@ENGINE@": templates["engine.conf"], "@SANDBOX@": templates["sandbox.conf"]}
+    for name, part in parts.items():
+        template = template.replace(name, part.rstrip("\n"))
+    imports = wanted.imports
+    word = {
+        # $ is a variable in ExecStart= only
+        "@PYTHON@": quoted(wanted.python).replace("$", "$$"),
+        "@CONFIG@": quoted(wanted.config).replace("$", "$$"),
+        "@IMPORTS@": f"Environment={quoted(f'PYTHONPATH={imports}')}" if imports else "",
+        "@HOME@": "\n".join(_home(wanted)),
+        "@USER@": wanted.user,
+        "@GROUP@": wanted.group,
+        "@LISTEN@": listen_stream(wanted.listen),
+        "@MARK@": MARK_LINE,
+        "@MODEL@": _model(wanted.model),
+    }
+    lines = []
+    for line in template.splitlines():
+        filled = line
+        for name, value in word.items():
+            filled = filled.replace(name, value)
+        if filled or not line.startswith("@"):  # a placeholder of nothing leaves no empty line
+            lines.append(filled)
+    return "\n".join(lines) + "\n"
+
+
+def _home(wanted: Wanted) -> list[str]:
+    binds = [f"BindReadOnlyPaths={quoted(path)}" for path in wanted.visible]
+    extra = [f"ReadWritePaths={quoted(path)}" for path in wanted.writable]
+    if any(hidden(path, HOMES) for path in wanted.visible):
+        # homes are empty but for what an interpreter or a model there needs, read-only
+        return ["ProtectHome=tmpfs", *binds, *extra]
+    return ["ProtectHome=yes", *binds, *extra]
+
+
+def _model(model: str | None) -> str:
+    if model is None:
+        return 'model = "/models/..."         # path, or a hub id that is in the cache already'
+    text = model.replace("\\", "\\\\").replace('"', '\\"')
+    return f'model = "{text}"'
+
+
+def template_folder() -> Path:
+    """Where the templates are, as data of this package."""
+    return Path(__file__).parent / "templates"
