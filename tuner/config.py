@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,8 +31,13 @@ class Section(BaseModel):
 class GatewayConfig(Section):
     """The data plane."""
 
-    listen: str = "127.0.0.1:8000"  # host:port of a loopback address; in use: exit 69
-    application_header: str = "X-Tuner-Application"  # names the application of a request
+    # hashes of the keys that clients need, one application each, mode 0600 (`tuner keys add`);
+    # systemd's credential `gateway-keys` is read instead when there is one
+    keys_file: Path | None = None
+    # host:port; other than a loopback address only with keys_file; in use: exit 69
+    listen: str = "127.0.0.1:8000"
+    # names the application of a request, unless its key does
+    application_header: str = "X-Tuner-Application"
     max_body_mib: PositiveInt = 64  # larger bodies get 413
     # requests held while an engine is replaced; further ones get 503 with Retry-After
     hold_requests: PositiveInt = 512
@@ -49,7 +55,7 @@ class GatewayConfig(Section):
 
     @field_validator("listen")
     @classmethod
-    def _loopback(cls, listen: str) -> str:
+    def _loopback(cls, listen: str, info: ValidationInfo) -> str:
         host, port = listen.rpartition(":")[::2]
         # isascii: int() also reads other scripts' digits, and isdigit() is true for a superscript
         digits = port.isascii() and port.isdigit()
@@ -59,10 +65,10 @@ class GatewayConfig(Section):
         loopback = bare == "localhost"
         with contextlib.suppress(ValueError):
             loopback = loopback or ipaddress.ip_address(bare).is_loopback
-        if not loopback:
+        if not loopback and info.data.get("keys_file") is None:
             raise ValueError(
-                f'listen = "{listen}" is not a loopback address; keys for other machines '
-                "do not exist yet, so put an authenticating proxy in front"
+                f'listen = "{listen}" is not a loopback address; other machines need keys, '
+                "so set gateway.keys_file too"
             )
         return listen
 

@@ -13,6 +13,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 
 from service.gateway import body, ending, errors, headers, shape
 from service.gateway.call import Call
+from service.gateway.keyring import Keyring
 from service.gateway.ledger import Counters, Ledger
 from service.gateway.relay import Relay
 from service.gateway.reservoir import Reservoir, Sample
@@ -28,7 +29,16 @@ _REJECTED = frozenset({"hold_full", "hold_timeout", "bad_request"})
 class Door:
     """The handler of the listening socket."""
 
-    def __init__(self, *, config: Config, router: Router, pool: Pool, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        router: Router,
+        pool: Pool,
+        ledger: Ledger,
+        keyring: Keyring | None = None,
+    ) -> None:
+        self._keyring = keyring
         self._header = config.gateway.application_header
         self._max_body = config.gateway.max_body_mib * body.MIB
         self._router = router
@@ -62,6 +72,7 @@ class Door:
         self.counters.received += 1
         self._calls.add(call)
         try:
+            self._authenticate(call)
             await self._check(call)
             return await self._relay.forward(call)
         except errors.ApiError as error:
@@ -94,6 +105,17 @@ class Door:
             call.cutting = True
             call.task.cancel()
         return len(found)
+
+    def _authenticate(self, call: Call) -> None:
+        """Name the application by its key, when keys are in force.
+
+        Raises:
+            ApiError: there is no valid key.
+        """
+        if self._keyring is not None:
+            endpoint = headers.endpoint(call.request.raw_path)
+            pairs = list(call.request.headers.items())
+            call.application = self._keyring.application(endpoint, pairs)
 
     async def _check(self, call: Call) -> None:
         """Read the request and refuse what no engine should see.

@@ -45,6 +45,19 @@ class BadRequestError(ApiError):
     http_status = 400
 
 
+class UnauthorizedError(ApiError):
+    """This needs a key: there is none in the request, or one that is not valid."""
+
+    hint = "Send `Authorization: Bearer KEY`; `tuner keys add NAME` makes one."
+    http_status = 401
+    kind = "authentication_error"
+    close = True
+
+    def headers(self) -> dict[str, str]:
+        """How to come in."""
+        return {**super().headers(), "WWW-Authenticate": "Bearer"}
+
+
 class UnknownPathError(ApiError):
     """There is no such endpoint here."""
 

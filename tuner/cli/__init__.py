@@ -4,6 +4,7 @@ from tuner.cli import (
     config_commands,
     daemon_commands,
     doctor_command,
+    keys_command,
     pin_commands,
     profile_commands,
     status_commands,
@@ -20,6 +21,7 @@ for _group in (
     tune_commands,
     sweep_command,
     doctor_command,
+    keys_command,
     config_commands,
 ):
     for _command in _group.COMMANDS:
