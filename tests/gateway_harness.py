@@ -339,10 +339,15 @@ def fake(folder, name, *args, **wanted):
 async def raw(gateway, text):
     """Send bytes on a connection of their own; everything that comes back until it closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(text)
-    with contextlib.suppress(ConnectionError):
-        data = await asyncio.wait_for(reader.read(), 5)
-    writer.close()
+    data = b""
+    try:
+        writer.write(text)
+        with contextlib.suppress(ConnectionError):
+            data = await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
     return data
 
 

@@ -38,6 +38,14 @@ class GatewayConfig(Section):
     listen: str = "127.0.0.1:8000"
     # names the application of a request, unless its key does
     application_header: str = "X-Tuner-Application"
+    # open at once; beyond it the oldest that asks for nothing is closed, or the new one gets 503
+    connections: PositiveInt = 4096
+    connections_per_address: PositiveInt = 1024  # the same for one client address
+    # from connecting, or from the first byte of a further request, to the end of its headers;
+    # then 408
+    header_timeout_s: PositiveFloat = 15.0
+    # without a byte of a body, then 408; beyond this time a body must come at 1 KiB/s
+    body_timeout_s: PositiveFloat = 30.0
     max_body_mib: PositiveInt = 64  # larger bodies get 413
     # requests held while an engine is replaced; further ones get 503 with Retry-After
     hold_requests: PositiveInt = 512

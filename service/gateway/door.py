@@ -40,6 +40,7 @@ class Door:
     ) -> None:
         self._keyring = keyring
         self._header = config.gateway.application_header
+        self._body_s = config.gateway.body_timeout_s
         self._max_body = config.gateway.max_body_mib * body.MIB
         self._router = router
         self._gate = router.gate
@@ -140,7 +141,7 @@ class Door:
             self.last_request_at = time.time()
         if not self._gate.passing and not self._gate.has_room(request.content_length or 0):
             raise errors.HoldFullError(retry_after_s=self._router.retry_after_s)
-        call.body = await body.read(request, self._max_body)
+        call.body = await body.read(request, self._max_body, self._body_s)
         if request.method == "POST":
             media = request.headers.get("Content-Type", "")
             call.inspection = shape.inspect(endpoint, call.body, media)

@@ -79,6 +79,21 @@ class TooLargeError(ApiError):
     close = True
 
 
+class HeadTimeoutError(ApiError):
+    """The headers of a request did not arrive in time."""
+
+    http_status = 408
+    close = True
+
+
+class BodyTimeoutError(ApiError):
+    """The request body did not arrive in time."""
+
+    hint = "Send it faster, or raise gateway.body_timeout_s."
+    http_status = 408
+    close = True
+
+
 class WebSocketError(ApiError):
     """WebSocket connections are not forwarded."""
 
@@ -101,6 +116,13 @@ class HoldFullError(RetryError):
     """The engine is being replaced and too many requests are waiting for it."""
 
     outcome = "hold_full"
+
+
+class CrowdedError(RetryError):
+    """There are too many connections, from this address or in total."""
+
+    outcome = "crowded"
+    close = True
 
 
 class HoldTimeoutError(RetryError):

@@ -16,6 +16,7 @@ from service.gateway.admin import Admin
 from service.gateway.body import MIB
 from service.gateway.door import Door
 from service.gateway.gate import Gate, Limits
+from service.gateway.guard import ConnectionLimits, Guard
 from service.gateway.keyring import Keyring, check_exposure
 from service.gateway.ledger import Ledger
 from service.gateway.route import Router
@@ -57,8 +58,13 @@ async def serve(config: Config, listener: socket.socket | None) -> None:
     with contextlib.closing(front), stop_signals() as stops:
         check_exposure(sockets.address(front), loopback=sockets.is_loopback(front), keyring=keyring)
         async with _admin_site(admin, paths):
-            web_server = web.Server(
+            web_server = Guard(
                 door.handle,
+                limits=ConnectionLimits(
+                    total=config.gateway.connections,
+                    per_address=config.gateway.connections_per_address,
+                    head_s=config.gateway.header_timeout_s,
+                ),
                 handler_cancellation=True,
                 keepalive_timeout=KEEPALIVE_S,
                 auto_decompress=False,  # the engine gets the bytes that the client sent
