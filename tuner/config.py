@@ -46,6 +46,9 @@ class GatewayConfig(Section):
     header_timeout_s: PositiveFloat = 15.0
     # without a byte of a body, then 408; beyond this time a body must come at 1 KiB/s
     body_timeout_s: PositiveFloat = 30.0
+    # without the client reading what is ready for it (64 KiB and the kernel's buffers); then it
+    # counts as gone, and the engine stops
+    write_timeout_s: PositiveFloat = 120.0
     max_body_mib: PositiveInt = 64  # larger bodies get 413
     # requests held while an engine is replaced; further ones get 503 with Retry-After
     hold_requests: PositiveInt = 512

@@ -45,7 +45,12 @@ class Door:
         self._router = router
         self._gate = router.gate
         self._ledger = ledger
-        self._relay = Relay(router=router, pool=pool, hold_s=config.gateway.hold_s)
+        self._relay = Relay(
+            router=router,
+            pool=pool,
+            hold_s=config.gateway.hold_s,
+            write_s=config.gateway.write_timeout_s,
+        )
         self._calls: set[Call] = set()
         self.counters = Counters()
         self.last_request_at: float | None = None  # of one that generates, unix time

@@ -5,13 +5,15 @@ import base64
 import contextlib
 import json
 import re
+import socket
 import time
 
 import pytest
-from gateway_harness import CANARY, Gateway, fake, raw, started
+from gateway_harness import CANARY, Gateway, fake, raw, started, until
 
-HEAD_S, BODY_S = 0.6, 0.6
+HEAD_S, BODY_S, WRITE_S = 0.6, 0.6, 1.0
 PER_ADDRESS = 6
+CANCEL_S = 1.0  # within which an engine must learn that its client left
 OK = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -27,6 +29,7 @@ def wary(folder):
         "header_timeout_s": HEAD_S,
         "body_timeout_s": BODY_S,
         "connections_per_address": PER_ADDRESS,
+        "write_timeout_s": WRITE_S,
     }
     with started(Gateway(folder / "wary", settings)) as gateway:
         yield gateway
@@ -167,6 +170,47 @@ async def test_a_body_that_does_not_come_on_ends_the_connection(gateway, engine,
     assert BODY_S - 0.1 < took_s < BODY_S + 3
     assert {} == await engine.last()
     await gateway.becomes(in_flight=0, held=0)
+
+
+# -- slow readers ---------------------------------------------------------------------------------
+
+
+async def test_a_reader_that_stopped_gives_the_engine_back(gateway, engine):
+    """A client that stays and reads nothing counts as gone at the write timeout."""
+    engine.script(chunk_bytes=65536)
+    body = json.dumps({"prompt": "x", "max_tokens": 2000, "stream": True}).encode()
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        deaf.connect(("127.0.0.1", gateway.port))
+        deaf.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        found = await gateway.outcomes(1)
+        await until(lambda: engine.runs(0), CANCEL_S)
+
+    assert ["client_gone"] == found
+    await gateway.becomes(in_flight=0)
+
+
+async def test_a_reader_that_reads_slowly_gets_its_answer(gateway, engine):
+    """Pauses below the timeout are fine, however long the whole takes."""
+    engine.script(chunk_bytes=65536)
+    body = json.dumps({"prompt": "x", "max_tokens": 100, "stream": True}).encode()
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # else the kernel hides the pauses
+    slow.connect(("127.0.0.1", gateway.port))
+    reader, writer = await asyncio.open_connection(sock=slow, limit=32768)
+    head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    writer.write(head + body)
+    begun = time.monotonic()
+    said = b""
+    while chunk := await reader.read(65536):
+        said = said[-200:] + chunk
+        await asyncio.sleep(WRITE_S / 50)
+    took_s = time.monotonic() - begun
+    writer.close()
+    await writer.wait_closed()
+
+    assert took_s > WRITE_S
+    assert b"data: [DONE]" in said
 
 
 # -- many connections -----------------------------------------------------------------------------
