@@ -218,6 +218,7 @@ class Gateway:
             if session is not None:
                 await session.close()
         self.session = self.admin = None
+        await asyncio.sleep(POLL_S)  # transports close in later turns of the loop
 
     async def route(self, engine: FakeEngine | None, *, gate: str = "open", **more: Any) -> Any:
         """Set the route as tunerd does."""
