@@ -21,6 +21,7 @@ ROOT = FAKE.parent.parent
 _starts = itertools.count(1)
 DEADLINE_S = 60.0  # for a process to come up, on two busy cores
 POLL_S = 0.02
+CANARY = "the-canary-sings-at-dawn-4711"
 
 
 async def until(condition, deadline_s=DEADLINE_S):
@@ -217,6 +218,7 @@ class Gateway:
             if session is not None:
                 await session.close()
         self.session = self.admin = None
+        await asyncio.sleep(POLL_S)  # transports close in later turns of the loop
 
     async def route(self, engine: FakeEngine | None, *, gate: str = "open", **more: Any) -> Any:
         """Set the route as tunerd does."""
@@ -310,6 +312,44 @@ class Reply:
         if not self.body.lstrip().startswith(b"data:"):
             return json.loads(self.body)["error"]
         return next(event["error"] for event in self.events if "error" in event)
+
+
+@contextlib.contextmanager
+def started(gateway, **options):
+    """A gateway process, in whose log no text of a request and no defect may be."""
+    try:
+        yield gateway.start(**options)
+    finally:
+        stop(gateway.process)
+    log = gateway.log.read_text()
+    assert CANARY not in log
+    assert "Traceback" not in log
+    assert "Cannot serve a request" not in log
+
+
+@contextlib.contextmanager
+def fake(folder, name, *args, **wanted):
+    """A fake engine process."""
+    engine = FakeEngine(folder, name, args)
+    try:
+        yield engine.start(**wanted)
+    finally:
+        stop(engine.process)
+
+
+async def raw(gateway, text):
+    """Send bytes on a connection of their own; everything that comes back until it closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    data = b""
+    try:
+        writer.write(text)
+        with contextlib.suppress(ConnectionError):
+            data = await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    return data
 
 
 def terminate(process: subprocess.Popen) -> None:

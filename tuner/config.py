@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,8 +31,24 @@ class Section(BaseModel):
 class GatewayConfig(Section):
     """The data plane."""
 
-    listen: str = "127.0.0.1:8000"  # host:port of a loopback address; in use: exit 69
-    application_header: str = "X-Tuner-Application"  # names the application of a request
+    # hashes of the keys that clients need, one application each, mode 0600 (`tuner keys add`);
+    # systemd's credential `gateway-keys` is read instead when there is one
+    keys_file: Path | None = None
+    # host:port; other than a loopback address only with keys_file; in use: exit 69
+    listen: str = "127.0.0.1:8000"
+    # names the application of a request, unless its key does
+    application_header: str = "X-Tuner-Application"
+    # open at once; beyond it the oldest that asks for nothing is closed, or the new one gets 503
+    connections: PositiveInt = 4096
+    connections_per_address: PositiveInt = 1024  # the same for one client address
+    # from connecting, or from the first byte of a further request, to the end of its headers;
+    # then 408
+    header_timeout_s: PositiveFloat = 15.0
+    # without a byte of a body, then 408; beyond this time a body must come at 1 KiB/s
+    body_timeout_s: PositiveFloat = 30.0
+    # without the client reading what is ready for it (64 KiB and the kernel's buffers); then it
+    # counts as gone, and the engine stops
+    write_timeout_s: PositiveFloat = 120.0
     max_body_mib: PositiveInt = 64  # larger bodies get 413
     # requests held while an engine is replaced; further ones get 503 with Retry-After
     hold_requests: PositiveInt = 512
@@ -49,7 +66,7 @@ class GatewayConfig(Section):
 
     @field_validator("listen")
     @classmethod
-    def _loopback(cls, listen: str) -> str:
+    def _loopback(cls, listen: str, info: ValidationInfo) -> str:
         host, port = listen.rpartition(":")[::2]
         # isascii: int() also reads other scripts' digits, and isdigit() is true for a superscript
         digits = port.isascii() and port.isdigit()
@@ -59,10 +76,10 @@ class GatewayConfig(Section):
         loopback = bare == "localhost"
         with contextlib.suppress(ValueError):
             loopback = loopback or ipaddress.ip_address(bare).is_loopback
-        if not loopback:
+        if not loopback and info.data.get("keys_file") is None:
             raise ValueError(
-                f'listen = "{listen}" is not a loopback address; keys for other machines '
-                "do not exist yet, so put an authenticating proxy in front"
+                f'listen = "{listen}" is not a loopback address; other machines need keys, '
+                "so set gateway.keys_file too"
             )
         return listen
 

@@ -102,6 +102,9 @@ def anchored(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("state_dir", "runtime_dir"):
         if key in values:
             values[key] = path(values[key], always=True)
+    if isinstance(values.get("gateway"), dict) and "keys_file" in values["gateway"]:
+        gateway = values["gateway"]
+        values["gateway"] = {**gateway, "keys_file": path(gateway["keys_file"], always=True)}
     if isinstance(values.get("engine"), dict):
         engine = dict(values["engine"])
         if "model" in engine:

@@ -1,22 +1,33 @@
 """Request bodies: read up to a cap, sent on without stopping the loop."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from service.gateway.errors import BadRequestError, ClientGoneError, TooLargeError
+from service.gateway.errors import (
+    BadRequestError,
+    BodyTimeoutError,
+    ClientGoneError,
+    TooLargeError,
+)
 
 MIB = 1024 * 1024
 SLICE_BYTES = 256 * 1024
+# a body may pause for its timeout; beyond the first such time it must come at this rate, so that
+# a byte now and then keeps no connection
+SLOWEST_BYTES_S = 1024
 
 
-async def read(request: web.BaseRequest, limit: int) -> bytes:
+async def read(request: web.BaseRequest, limit: int, pause_s: float) -> bytes:
     """The whole body.
 
     Raises:
         TooLargeError: it is, or says it is, above `limit` bytes.
+        BodyTimeoutError: nothing came for `pause_s`, or it trickles.
         BadRequestError: its framing is broken.
         ClientGoneError: the client left.
     """
@@ -29,16 +40,24 @@ async def read(request: web.BaseRequest, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
-        while chunk := await request.content.readany():
+        begun = time.monotonic()
+        while chunk := await _next(request, begun + pause_s + size / SLOWEST_BYTES_S, pause_s):
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
             chunks.append(chunk)
+    except TimeoutError as error:
+        raise BodyTimeoutError from error
     except (aiohttp.ClientError, web.RequestPayloadError) as error:
         raise BadRequestError("The request body ended early or is badly framed.") from error
     except ConnectionError as error:
         raise ClientGoneError from error
     return b"".join(chunks)
+
+
+async def _next(request: web.BaseRequest, deadline: float, pause_s: float) -> bytes:
+    async with asyncio.timeout(min(pause_s, max(deadline - time.monotonic(), 0.0))):
+        return await request.content.readany()
 
 
 def payload(body: bytes) -> bytes | AsyncIterator[bytes] | None:

@@ -13,6 +13,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 
 from service.gateway import body, ending, errors, headers, shape
 from service.gateway.call import Call
+from service.gateway.keyring import Keyring
 from service.gateway.ledger import Counters, Ledger
 from service.gateway.relay import Relay
 from service.gateway.reservoir import Reservoir, Sample
@@ -28,13 +29,28 @@ _REJECTED = frozenset({"hold_full", "hold_timeout", "bad_request"})
 class Door:
     """The handler of the listening socket."""
 
-    def __init__(self, *, config: Config, router: Router, pool: Pool, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        router: Router,
+        pool: Pool,
+        ledger: Ledger,
+        keyring: Keyring | None = None,
+    ) -> None:
+        self._keyring = keyring
         self._header = config.gateway.application_header
+        self._body_s = config.gateway.body_timeout_s
         self._max_body = config.gateway.max_body_mib * body.MIB
         self._router = router
         self._gate = router.gate
         self._ledger = ledger
-        self._relay = Relay(router=router, pool=pool, hold_s=config.gateway.hold_s)
+        self._relay = Relay(
+            router=router,
+            pool=pool,
+            hold_s=config.gateway.hold_s,
+            write_s=config.gateway.write_timeout_s,
+        )
         self._calls: set[Call] = set()
         self.counters = Counters()
         self.last_request_at: float | None = None  # of one that generates, unix time
@@ -62,6 +78,7 @@ class Door:
         self.counters.received += 1
         self._calls.add(call)
         try:
+            self._authenticate(call)
             await self._check(call)
             return await self._relay.forward(call)
         except errors.ApiError as error:
@@ -95,6 +112,17 @@ class Door:
             call.task.cancel()
         return len(found)
 
+    def _authenticate(self, call: Call) -> None:
+        """Name the application by its key, when keys are in force.
+
+        Raises:
+            ApiError: there is no valid key.
+        """
+        if self._keyring is not None:
+            endpoint = headers.endpoint(call.request.raw_path)
+            pairs = list(call.request.headers.items())
+            call.application = self._keyring.application(endpoint, pairs)
+
     async def _check(self, call: Call) -> None:
         """Read the request and refuse what no engine should see.
 
@@ -118,7 +146,7 @@ class Door:
             self.last_request_at = time.time()
         if not self._gate.passing and not self._gate.has_room(request.content_length or 0):
             raise errors.HoldFullError(retry_after_s=self._router.retry_after_s)
-        call.body = await body.read(request, self._max_body)
+        call.body = await body.read(request, self._max_body, self._body_s)
         if request.method == "POST":
             media = request.headers.get("Content-Type", "")
             call.inspection = shape.inspect(endpoint, call.body, media)

@@ -45,6 +45,19 @@ class BadRequestError(ApiError):
     http_status = 400
 
 
+class UnauthorizedError(ApiError):
+    """This needs a key: there is none in the request, or one that is not valid."""
+
+    hint = "Send `Authorization: Bearer KEY`; `tuner keys add NAME` makes one."
+    http_status = 401
+    kind = "authentication_error"
+    close = True
+
+    def headers(self) -> dict[str, str]:
+        """How to come in."""
+        return {**super().headers(), "WWW-Authenticate": "Bearer"}
+
+
 class UnknownPathError(ApiError):
     """There is no such endpoint here."""
 
@@ -63,6 +76,21 @@ class TooLargeError(ApiError):
     """The request body is too large."""
 
     http_status = 413
+    close = True
+
+
+class HeadTimeoutError(ApiError):
+    """The headers of a request did not arrive in time."""
+
+    http_status = 408
+    close = True
+
+
+class BodyTimeoutError(ApiError):
+    """The request body did not arrive in time."""
+
+    hint = "Send it faster, or raise gateway.body_timeout_s."
+    http_status = 408
     close = True
 
 
@@ -88,6 +116,13 @@ class HoldFullError(RetryError):
     """The engine is being replaced and too many requests are waiting for it."""
 
     outcome = "hold_full"
+
+
+class CrowdedError(RetryError):
+    """There are too many connections, from this address or in total."""
+
+    outcome = "crowded"
+    close = True
 
 
 class HoldTimeoutError(RetryError):

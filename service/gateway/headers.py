@@ -22,8 +22,13 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+# a client's key is for us: no engine needs one, and its logs must not have it
+AUTHORIZATION = "authorization"
+X_API_KEY = "x-api-key"
 # ours to set: framing is rebuilt, and a client must not tell the engine who its peer is
-_NOT_FORWARDED = frozenset({"host", "content-length", "expect", "forwarded", "x-request-id"})
+_NOT_FORWARDED = frozenset(
+    {"host", "content-length", "expect", "forwarded", "x-request-id", AUTHORIZATION, X_API_KEY}
+)
 _FORWARDED_PREFIX = "x-forwarded-"
 
 # no escapes, no empty segment: nothing that the engine could read as another path

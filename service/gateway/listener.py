@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -68,6 +69,22 @@ def bound(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def address(listener: socket.socket) -> str:
+    """Where a socket listens, for people."""
+    name = listener.getsockname()
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can reach a socket; asked of the socket, which may be inherited."""
+    if listener.family == socket.AF_UNIX:
+        return True
+    found = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return found.is_loopback
 
 
 def private(path: Path) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 
 import aiohttp
 from aiohttp import web
@@ -31,11 +32,12 @@ class EmptyStreamError(aiohttp.ClientPayloadError):
 class Relay:
     """Takes a checked request to an engine."""
 
-    def __init__(self, *, router: Router, pool: Pool, hold_s: float) -> None:
+    def __init__(self, *, router: Router, pool: Pool, hold_s: float, write_s: float) -> None:
         self._router = router
         self._gate = router.gate
         self._pool = pool
         self._hold_s = hold_s
+        self._write_s = write_s
         self.stopping = False
 
     async def forward(self, call: Call) -> web.StreamResponse:
@@ -138,10 +140,7 @@ class Relay:
         while chunk:
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)
-            try:
-                await response.write(chunk)  # waits while the client does not read
-            except ConnectionError:
-                raise errors.ClientGoneError from None
+            await self._taken(response.write(chunk))
             chunk = await upstream.content.readany()
         if call.ticket is not None:  # the engine is done; a slow reader must not delay a drain
             self._gate.leave(call.ticket, time.monotonic())
@@ -151,15 +150,24 @@ class Relay:
             return await self._break(
                 call, "engine_error" if failed else "truncated", say=not failed
             )
-        try:
-            await response.write_eof()
-        except ConnectionError:
-            raise errors.ClientGoneError from None
+        await self._taken(response.write_eof())
         if failed or upstream.status >= 500:
             call.end("engine_error")
         else:
             call.end("bad_request" if upstream.status >= 400 else "ok")
         return response
+
+    async def _taken(self, writing: Awaitable[None]) -> None:
+        """Wait until the client takes what is written; while it does not, the engine waits too.
+
+        Raises:
+            ClientGoneError: it left, or has not read for too long.
+        """
+        try:
+            async with asyncio.timeout(self._write_s):
+                await writing
+        except (ConnectionError, TimeoutError):
+            raise errors.ClientGoneError from None
 
     def _response(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
         fields = CIMultiDict(headers.for_client(upstream.headers.items()))

@@ -16,6 +16,8 @@ from service.gateway.admin import Admin
 from service.gateway.body import MIB
 from service.gateway.door import Door
 from service.gateway.gate import Gate, Limits
+from service.gateway.guard import ConnectionLimits, Guard
+from service.gateway.keyring import Keyring, check_exposure
 from service.gateway.ledger import Ledger
 from service.gateway.route import Router
 from service.gateway.upstream import Pool
@@ -40,6 +42,7 @@ async def serve(
 
     Raises:
         UnavailableError: the address is in use, or aiohttp lacks its C parser.
+        ConfigError: the keys cannot be used, or other machines could come in without one.
         BusyError: another gateway uses this runtime directory.
     """
     if os.environ.get("AIOHTTP_NO_EXTENSIONS"):
@@ -52,14 +55,21 @@ async def serve(
     pool = Pool(config.gateway.idle_timeout_s)
     router = Router(Gate(limits=limits), pool)
     ledger = Ledger()
-    door = Door(config=config, router=router, pool=pool, ledger=ledger)
+    keyring = Keyring.of(config.gateway, os.environ)
+    door = Door(config=config, router=router, pool=pool, ledger=ledger, keyring=keyring)
     admin = Admin(router=router, door=door, ledger=ledger)
     paths = Paths.of(config)
     front = listener if listener is not None else sockets.bound(*config.gateway.host_port)
     with contextlib.closing(front), stop_signals() as stops:
+        check_exposure(sockets.address(front), loopback=sockets.is_loopback(front), keyring=keyring)
         async with _admin_site(admin, paths):
-            web_server = web.Server(
+            web_server = Guard(
                 door.handle,
+                limits=ConnectionLimits(
+                    total=config.gateway.connections,
+                    per_address=config.gateway.connections_per_address,
+                    head_s=config.gateway.header_timeout_s,
+                ),
                 handler_cancellation=True,
                 keepalive_timeout=KEEPALIVE_S,
                 auto_decompress=False,  # the engine gets the bytes that the client sent

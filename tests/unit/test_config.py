@@ -37,9 +37,10 @@ def test_ipv6_host_is_without_brackets():
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "example.org:80"])
 def test_other_machines_are_refused(listen):
-    """The gateway has no keys yet, so it listens to this machine only."""
+    """Without keys the gateway listens to this machine only."""
     with pytest.raises(ValidationError, match="not a loopback address"):
         GatewayConfig(listen=listen)
+    assert listen == GatewayConfig(listen=listen, keys_file="keys").listen
 
 
 @pytest.mark.parametrize("listen", ["8000", ":8000", "127.0.0.1:", "127.0.0.1:65536", "a:²", ""])

@@ -152,8 +152,8 @@ SENTENCES = [
     (
         MODEL + '[gateway]\nlisten = "0.0.0.0:80"\n',
         (
-            'line 4: gateway.listen = "0.0.0.0:80" is not a loopback address; keys for other '
-            "machines do not exist yet, so put an authenticating proxy in front."
+            'line 4: gateway.listen = "0.0.0.0:80" is not a loopback address; other machines '
+            "need keys, so set gateway.keys_file too."
         ),
     ),
     (

@@ -62,6 +62,8 @@ def test_hop_by_hop_headers_end_here_in_both_directions():
         ("Expect", "100-continue"),
         ("X-Forwarded-For", "1.2.3.4"),
         ("Forwarded", "for=1.2.3.4"),
+        ("Authorization", "Bearer secret"),
+        ("X-API-Key", "secret"),
         ("Accept", "a"),
         ("Accept", "b"),
     ]

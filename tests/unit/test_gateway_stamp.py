@@ -90,7 +90,7 @@ async def test_the_client_gets_its_own_id_back(call, echo):
     if echo is not None:
         fields[echo] = stamped
     upstream = SimpleNamespace(headers=fields, status=200, reason="OK")
-    relay = Relay(router=SimpleNamespace(gate=None), pool=None, hold_s=1.0)
+    relay = Relay(router=SimpleNamespace(gate=None), pool=None, hold_s=1.0, write_s=1.0)
     response = relay._response(one, upstream)
 
     assert isinstance(response, web.StreamResponse)

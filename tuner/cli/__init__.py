@@ -5,6 +5,7 @@ from tuner.cli import (
     daemon_commands,
     doctor_command,
     install_commands,
+    keys_command,
     pin_commands,
     profile_commands,
     status_commands,
@@ -22,6 +23,7 @@ for _group in (
     sweep_command,
     doctor_command,
     install_commands,
+    keys_command,
     config_commands,
 ):
     for _command in _group.COMMANDS:

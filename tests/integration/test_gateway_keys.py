@@ -1,0 +1,195 @@
+"""Keys at a gateway process: who comes in, as whom, and what stays secret."""
+
+import asyncio
+import os
+import socket
+import sys
+
+import pytest
+from gateway_harness import Gateway, fake, started, until
+
+from tuner import keys
+
+SECRETS = {name: f"tuner-the-{name}-secret-0815" for name in ("coder", "chat")}
+ENTRIES = [keys.Key.of(name, secret, keys.salt()) for name, secret in SECRETS.items()]
+REQUEST = {"model": "fake", "prompt": "hello", "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("keys")
+
+
+@pytest.fixture(scope="module")
+def file(folder):
+    path = folder / "gateway-keys"
+    keys.write(path, ENTRIES[:1])
+    return path
+
+
+@pytest.fixture(scope="module")
+def locked(folder, file):
+    with started(Gateway(folder / "locked", {"keys_file": str(file)})) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def running_engine(folder):
+    with fake(folder, "keys") as engine:
+        yield engine
+
+
+@pytest.fixture
+async def engine(running_engine):
+    return await running_engine.fresh()
+
+
+@pytest.fixture
+async def gateway(locked, file, engine):
+    """A gateway that knows the key of one application."""
+    keys.write(file, ENTRIES[:1])
+    await locked.open()
+    await locked.route(engine)
+
+    async def in_force():
+        return await status(locked, "coder") == 200 and await status(locked, "chat") == 401
+
+    await until(in_force)
+    locked.first = (await locked.state())["records_next"]
+    await engine.fresh()
+    yield locked
+    await locked.close()
+
+
+async def status(gateway, name, path="/v1/models"):
+    """How a gateway answers an application's key."""
+    headers = {"Authorization": f"Bearer {SECRETS[name]}"}
+    async with gateway.session.get(path, headers=headers) as reply:
+        return reply.status
+
+
+def no_secret_in(text):
+    return not any(secret in text for secret in SECRETS.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("/v1/completions", {"Authorization": f"Bearer {SECRETS['coder']}"}),
+        ("/v1/messages", {"x-api-key": SECRETS["coder"]}),
+    ],
+)
+async def test_a_key_is_an_application_and_goes_no_further(gateway, engine, path, header):
+    """The record has the key's name, whatever else the client claims; the engine sees no key."""
+    headers = {**header, "X-Tuner-Application": "chat"}
+    async with gateway.session.post(path, json=REQUEST, headers=headers) as reply:
+        assert 401 != reply.status
+    [record] = await gateway.records(0, 5)
+
+    assert "coder" == record["application"]
+    seen = {name.lower(): value for name, value in (await engine.last())["headers"]}
+    assert "host" in seen
+    assert not {"authorization", "x-api-key"} & seen.keys()
+    assert no_secret_in(gateway.log.read_text())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": f"Bearer {SECRETS['chat']}"},
+        {"Authorization": f"Basic {SECRETS['coder']}"},
+        {"x-api-key": SECRETS["coder"]},
+        {"X-Tuner-Application": "coder"},
+    ],
+)
+async def test_without_a_valid_key_the_engine_is_not_asked(gateway, engine, headers):
+    """401 in the shape of the OpenAI API, the same for every reason; no record, no log."""
+    async with gateway.session.post("/v1/completions", json=REQUEST, headers=headers) as reply:
+        assert (401, "Bearer") == (reply.status, reply.headers["WWW-Authenticate"])
+        answer = await reply.json()
+
+    assert {"message", "type", "param", "code"} == answer["error"].keys()
+    assert ("authentication_error", 401) == (answer["error"]["type"], answer["error"]["code"])
+    assert {} == await engine.last()
+    assert [] == await gateway.records()
+    assert no_secret_in(gateway.log.read_text())
+
+
+async def test_health_needs_no_key(gateway):
+    """A load balancer has none, and it learns nothing but that the gateway lives."""
+    async with gateway.session.get("/health") as reply:
+        assert {"status": "ok", "gate": "open"} == await reply.json()
+
+
+async def test_an_added_key_is_valid_and_a_removed_one_is_not_without_a_restart(gateway, file):
+    """The file is looked at while requests come; the process is the same."""
+    keys.write(file, ENTRIES[1:])
+
+    async def turned():
+        return await status(gateway, "chat") == 200 and await status(gateway, "coder") == 401
+
+    await until(turned, 5)
+    assert gateway.process.poll() is None
+
+
+async def test_systemds_credential_turns_keys_on(folder, engine, tmp_path):
+    """With $CREDENTIALS_DIRECTORY/gateway-keys the configuration needs to name no file."""
+    keys.write(tmp_path / "gateway-keys", ENTRIES[1:])
+    environ = {**os.environ, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    with started(Gateway(folder / "credential"), env=environ) as gateway:
+        await gateway.open()
+        await gateway.route(engine)
+        found = [await status(gateway, name) for name in ("coder", "chat")]
+        await gateway.close()
+
+    assert [401, 200] == found
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+async def test_other_machines_without_keys_are_refused_at_start(tmp_path, inherited):
+    """78 and a sentence, for an address of the configuration as for a socket of systemd's."""
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        number = listener.fileno()
+        move = f"import os, sys; os.dup2({number}, 3); os.execv(sys.argv[1], sys.argv[1:])"
+        options = {
+            "prefix": (sys.executable, "-c", move),
+            "pass_fds": (number,),
+            "env": {**os.environ, "LISTEN_FDS": "1"},
+        }
+        settings = {} if inherited else {"listen": "0.0.0.0:0"}
+        gateway = Gateway(tmp_path, settings)
+        process = gateway.spawn(**(options if inherited else {}))
+        code = await asyncio.to_thread(process.wait, 60)
+
+    said = gateway.log.read_text()
+    assert 78 == code
+    assert "0.0.0.0" in said
+    assert "gateway.keys_file" in said
+    assert "Traceback" not in said
+
+
+async def test_other_machines_with_keys_are_served(tmp_path, file):
+    """The address that was refused above is fine with keys."""
+    settings = {"listen": "0.0.0.0:0", "keys_file": str(file)}
+    gateway = Gateway(tmp_path, settings)
+    process = gateway.spawn()
+    try:
+        await until(lambda: "serving http://0.0.0.0:" in gateway.log.read_text())
+    finally:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+
+
+@pytest.mark.parametrize("mode", [None, 0o644])
+async def test_unusable_keys_end_the_start(tmp_path, mode):
+    """A missing file or one that others can use: 78 and what to do, never an open gateway."""
+    path = tmp_path / "keys"
+    if mode is not None:
+        keys.write(path, ENTRIES)
+        path.chmod(mode)
+    gateway = Gateway(tmp_path / "g", {"keys_file": str(path)})
+    code = await asyncio.to_thread(gateway.spawn().wait, 60)
+
+    assert 78 == code
+    assert str(path) in gateway.log.read_text()
