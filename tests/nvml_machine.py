@@ -12,6 +12,8 @@ import pytest
 
 SOURCE = Path(__file__).parent / "nvml_stub" / "nvml_stub.c"
 SONAME = "libnvidia-ml.so.1"
+# for this process it must not have that name: whatever asks for it later would be given the stub
+INSIDE = "nvml_stub.so"
 FLAGS = ("-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
 SCRIPT_VARIABLE = "NVML_STUB"
 CARD = {
@@ -71,9 +73,9 @@ def driver(tmp_path_factory):
     if compiler is None:
         pytest.skip("There is no C compiler to build the stub of NVML with (apt install gcc).")
     folder = tmp_path_factory.mktemp("nvml")
-    library = folder / SONAME
-    command = [compiler, *FLAGS, f"-Wl,-soname,{SONAME}", "-o", str(library), str(SOURCE)]
-    subprocess.run(command, check=True, timeout=60)
+    for name in (SONAME, INSIDE):
+        command = [compiler, *FLAGS, f"-Wl,-soname,{name}", "-o", str(folder / name), str(SOURCE)]
+        subprocess.run(command, check=True, timeout=60)
     return folder
 
 
@@ -87,7 +89,7 @@ def elsewhere(driver, tmp_path):
 def machine(elsewhere, monkeypatch):
     """A machine with one sound card, for the real pynvml in this process."""
     monkeypatch.setenv(SCRIPT_VARIABLE, str(elsewhere.script))
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(elsewhere.folder / SONAME)))
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(elsewhere.folder / INSIDE)))
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     yield elsewhere
     elsewhere.say()  # whoever still hangs in the driver comes back

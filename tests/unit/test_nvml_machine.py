@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nvml_machine
 import pytest
@@ -24,6 +25,15 @@ def test_the_real_loader_finds_the_stub(elsewhere):
     )
 
     assert "GPU-0" == told.stdout.strip()
+
+
+def test_the_stub_is_gone_after_its_tests(machine):
+    """It carried the library's own name: later tests of this process were given it as a driver."""
+    assert 1 == len(Nvml().gpus())
+    maps = Path("/proc/self/maps").read_text()
+
+    assert str(machine.folder) in maps
+    assert str(machine.folder / "libnvidia-ml.so.1") not in maps
 
 
 def test_every_sensor_is_read(machine):
