@@ -189,7 +189,8 @@ async def test_the_live_loop_learns_a_schedule(live_stage):
     assert [] == failures
     assert before["restarts"] == after["restarts"]
     assert "greedy.balanced" == mixture["name"]
-    assert mixture["rounds"] >= 3
+    # step times of earlier traffic in the same engine are kept: then one round can be enough
+    assert mixture["rounds"] >= 1
     # eight clients: the longest draft is a third slower than the best (docs/demo-model.md)
     assert 15 != next(k for low, high, k in mixture["schedule"] if low <= 8 <= high)
     assert mixture["forgone_share"] < 0.6
