@@ -10,7 +10,7 @@ from service.live_files import LiveKnobs, Telemetry
 from service.live_link import LiveLink
 from service.visits import Visits
 from tuner.allowance import Allowance
-from tuner.cells import Cell, Cells, total
+from tuner.cells import Cells, by_batch, total
 from tuner.drafts import ByLength
 from tuner.learner import Visit
 from tuner.limits import NONE, Limits, grown, proposed
@@ -71,7 +71,7 @@ class LimitQuestion:
             await visits.leave(base)
         if len(found) < 2:
             return allowance
-        self.rounds.append({arm: _by_batch(visit) for arm, visit in found.items()})
+        self.rounds.append({arm: by_batch(visit.cells, visit.arm) for arm, visit in found.items()})
         self._judge()
         with_limits, without = (total(found[arm].cells) for arm in (WITH, WITHOUT))
         both = with_limits + without
@@ -96,7 +96,3 @@ class LimitQuestion:
             self.sentence = f"limits per class ({shown}): {gain:+.0f} % in {found.rounds} rounds"
         else:
             self.sentence = f"limits per class ({shown}) are not better in {found.rounds} rounds"
-
-
-def _by_batch(visit: Visit) -> dict[int, Cell]:
-    return {batch: cell for (batch, k), cell in visit.cells.items() if k == visit.arm}

@@ -23,9 +23,9 @@ from tuner.config import LiveConfig
 from tuner.drafts import since
 from tuner.drift import moved
 from tuner.learner import Visit, question
-from tuner.measure import SPOILING_REASONS
 from tuner.stretch import NO_TRAFFIC, Stretch, joined
 from tuner.telemetry import Telemetry as Sensors
+from tuner.validity import SPOILING_REASONS
 
 log = logging.getLogger(__name__)
 

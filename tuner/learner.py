@@ -190,9 +190,10 @@ class Learner:
 
     def running(self) -> tuple[int, ...]:
         """The arms that some busy bucket still has to visit; all of them at first."""
-        least = {each: 0 if self.carried(each) else MIN_ROUNDS for each in self.busy()}
         left = {
-            arm for each in self.findings() for arm in plausible(each, least=least[each.bucket])
+            arm
+            for each in self.findings()
+            for arm in plausible(each, least=0 if self.carried(each.bucket) else MIN_ROUNDS)
         }
         return tuple(arm for arm in self.arms if arm in left) or self.arms
 

@@ -16,7 +16,6 @@ from tuner.replay import MAX_TOKENS_CAP, Clock, Load, ReplayRequest, ReplayResul
 from tuner.scrape import EngineCounters, Window, difference, parse_counters
 from tuner.validity import (
     LEAST_STEPS,
-    SPOILING_REASONS,
     Code,
     Reason,
     Seen,
@@ -27,7 +26,6 @@ from tuner.validity import (
 # a slow engine gets so many times the planned blocks to end enough requests in enough steps
 EXTENSION = 4
 WARMUP_LIMIT = 5  # times the warm-up may be repeated until a request has ended
-__all__ = ["SPOILING_REASONS", "MeasurePlan", "Measured", "measure"]
 
 
 class Sensing(Protocol):
