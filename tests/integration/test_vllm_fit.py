@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,15 @@ pytestmark = pytest.mark.vllm
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "vllm-versions.md"
 UNREACHABLE = 69
-SLOWEST_S = 1.0  # an operator waits for it
 
 
 async def test_the_installed_vllm_has_everything():
     """Nothing that the live knobs rely on is missing in the vLLM that our tests run."""
     root = await installed_root([sys.executable], {})
-    start = time.monotonic()
     found = inspect(root)
-    took_s = time.monotonic() - start
 
     assert () == found.missing
     assert frozenset(LOST) == found.capabilities
-    assert took_s < SLOWEST_S
 
 
 @pytest.mark.timeout(900)  # a wheel of 130 MB where nothing is cached
