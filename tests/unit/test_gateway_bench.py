@@ -21,7 +21,7 @@ def test_a_chunk_carries_its_time_and_is_as_long_as_a_real_one():
 
 
 async def test_delays_are_taken_of_every_chunk_and_lost_chunks_are_seen():
-    """Two streams of five chunks: two first delays and eight others; a cut stream counts as lost."""
+    """Two streams of five chunks: two first delays and eight others; a cut stream is lost."""
     server = await asyncio.start_server(upstream.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     client = load.Load(f"http://127.0.0.1:{port}", "/v1/chat/completions", {})
