@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 
+import openai
 import pytest
 from fake_engine import answer
 from gateway_harness import CANARY, Gateway, fake, started, terminate, until
@@ -172,7 +173,7 @@ async def test_comments_are_off_unless_asked_for(own, engine):
 
 async def test_a_hold_that_runs_out_ends_in_an_error_event(own):
     """200 is sent already: the event says what the 503 would have said, and the end is broken."""
-    gateway = await own(hold_s=1.0)
+    gateway = await own(hold_s=3.0)
     async with Listener(gateway) as client:
         await client.closed.wait()
 
@@ -187,6 +188,30 @@ async def test_a_hold_that_runs_out_ends_in_an_error_event(own):
     [record] = await gateway.records()
     assert ("hold_timeout", 200) == (record["outcome"], record["status"])
     assert 1 == (await gateway.counters())["rejected"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_openais_client_skips_comments_and_raises_late_errors(gateway, engine, fails):
+    """A program that streams notices nothing of a hold but its length, or gets an exception."""
+    engine.script(fail={"kind": "status", "status": 400} if fails else {})
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x") as client:
+
+        async def text():
+            stream = await client.completions.create(
+                model="fake", prompt="hello", max_tokens=8, stream=True
+            )
+            return "".join([event.choices[0].text async for event in stream])
+
+        asked = asyncio.create_task(text())
+        await gateway.becomes(held=1)
+        async with Listener(gateway) as other:  # held later, so its third comment comes later
+            await other.hears(HOLDING, 3)
+        await gateway.route(engine)
+        if fails:
+            with pytest.raises(openai.APIError, match="the engine failed"):
+                await asked
+        else:
+            assert answer("hello", 8) == await asked
 
 
 @pytest.mark.parametrize(
