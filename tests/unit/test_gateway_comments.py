@@ -1,12 +1,13 @@
 """The words of the gateway in an event stream that it opened itself."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 
 import pytest
 
 from service.gateway import errors
-from service.gateway.comments import comment, continues
+from service.gateway.comments import Comments, comment, continues
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,22 @@ def test_an_engines_error_is_quoted_on_one_line():
 
     assert 0 == line.count(b"\n")
     assert {"error": error} == json.loads(line[5:])
+
+
+async def test_a_client_that_takes_no_comment_counts_as_gone():
+    """After the write timeout its place is free, however long the hold would have lasted."""
+
+    class Stuck:
+        async def write(self, data):
+            await asyncio.Event().wait()
+
+    call = SimpleNamespace(
+        generates=True,
+        inspection=SimpleNamespace(shape=SimpleNamespace(stream=True)),
+        awake=asyncio.Event(),
+        opened=Stuck(),
+    )
+    comments = Comments(router=SimpleNamespace(left_s=None), every_s=0.01, write_s=0.01)
+
+    with pytest.raises(errors.ClientGoneError):
+        await asyncio.wait_for(comments.wait(call), 30)
