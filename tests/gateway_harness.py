@@ -288,7 +288,7 @@ class Reply:
     @property
     def text(self) -> str:
         """The generated text, of a stream or not."""
-        if not self.body.startswith(b"data:"):
+        if not self.body.startswith((b"data:", b":")):
             return json.loads(self.body)["choices"][0]["text"]
         return "".join(
             choice["text"] for event in self.events for choice in event.get("choices", [])
@@ -309,7 +309,7 @@ class Reply:
     @property
     def error(self) -> dict[str, Any]:
         """The error that it carries, in an event or as its body."""
-        if not self.body.lstrip().startswith(b"data:"):
+        if not self.body.lstrip().startswith((b"data:", b":")):
             return json.loads(self.body)["error"]
         return next(event["error"] for event in self.events if "error" in event)
 

@@ -54,6 +54,10 @@ class GatewayConfig(Section):
     hold_requests: PositiveInt = 512
     hold_mib: PositiveInt = 64  # their bodies together; beyond it 503 with Retry-After
     hold_s: PositiveFloat = 180.0  # longest hold of one request, then 503 with Retry-After
+    # a held request with `stream: true` gets 200 and comments (`: ...`) in its event stream, so no
+    # proxy gives up; a later failure is an `error` event then, and no status
+    hold_comments: bool = False
+    hold_comment_s: PositiveFloat = 10.0  # before the first such comment and between two
     # running answers get this long before an engine is stopped, then they are cut
     drain_s: PositiveFloat = 120.0
     idle_timeout_s: PositiveFloat = 600.0  # silence of the engine within one answer, then 504

@@ -13,6 +13,7 @@ from service.gateway.gate import Engine, Ticket
 from service.gateway.ledger import Record
 
 CLIENT_GONE_STATUS = 499  # nginx's; nobody receives it
+EVENT_STREAM = "text/event-stream"
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -33,7 +34,8 @@ class Call:
     engine: Engine | None = None  # last one it was sent to
     sent: float | None = None
     first: float | None = None  # first chunk of a stream
-    response: web.StreamResponse | None = None  # once its headers are on their way
+    opened: web.StreamResponse | None = None  # with comments, before an engine answered
+    response: web.StreamResponse | None = None  # once the engine's answer is on its way
     streaming: bool = False
     tail: sse.Tail = field(default_factory=sse.Tail)
     output_bytes: int = 0
@@ -88,6 +90,8 @@ class Call:
 def upstream_headers(call: Call) -> headers.Pairs:
     """The headers that the engine gets."""
     pairs = headers.for_engine(call.request.headers.items())
+    if call.opened is not None:  # too late to name an encoding to the client
+        pairs = [(name, value) for name, value in pairs if name.lower() != "accept-encoding"]
     # vLLM makes the engine's request id from it, where our scheduler finds the class
     known = call.generates and call.inspection is not None
     code = CODES.index(call.inspection.request_class) if known and call.inspection else None

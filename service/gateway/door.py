@@ -50,6 +50,7 @@ class Door:
             pool=pool,
             hold_s=config.gateway.hold_s,
             write_s=config.gateway.write_timeout_s,
+            comment_s=config.gateway.hold_comment_s if config.gateway.hold_comments else None,
         )
         self._calls: set[Call] = set()
         self.counters = Counters()
@@ -82,6 +83,10 @@ class Door:
             await self._check(call)
             return await self._relay.forward(call)
         except errors.ApiError as error:
+            if call.opened is not None:  # 200 has been sent
+                call.end(error.outcome)
+                await ending.refuse(request, call.opened, error.event())
+                return call.opened
             call.end(error.outcome, error.http_status)
             return _refusal(call, error)
         except asyncio.CancelledError:
@@ -90,7 +95,7 @@ class Door:
         except errors.ClientGoneError:
             call.end("client_gone")
             ending.abort(request)
-            return call.response or web.Response()
+            return call.response or call.opened or web.Response()
         except Exception as error:  # noqa: BLE001 - the gateway outlives a broken request
             return self._defect(call, error)
         finally:
@@ -164,10 +169,12 @@ class Door:
             "Cannot serve a request: %s at %s:%s", type(error).__name__, place.name, place.lineno
         )
         defect = errors.DefectError()
-        call.end(defect.outcome, defect.http_status)
-        if call.response is not None:
+        begun = call.response or call.opened
+        if begun is not None:
+            call.end(defect.outcome)
             ending.abort(call.request)
-            return call.response
+            return begun
+        call.end(defect.outcome, defect.http_status)
         return _refusal(call, defect)
 
     def _close(self, call: Call) -> None:

@@ -19,6 +19,12 @@ async def say(response: web.StreamResponse, event: bytes) -> None:
             await response.write(event)
 
 
+async def refuse(request: web.BaseRequest, response: web.StreamResponse, event: bytes) -> None:
+    """End a begun event stream with an error event, so that nobody takes it for complete."""
+    await say(response, event)
+    abort(request)
+
+
 def abort(request: web.BaseRequest) -> None:
     """Close the connection without the end of the answer: no last chunk, no full length."""
     transport = request.transport

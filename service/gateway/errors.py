@@ -27,6 +27,10 @@ class ApiError(TunerError):
         """The envelope as JSON."""
         return envelope(self.sentence(), kind=self.kind, code=self.http_status)
 
+    def event(self) -> bytes:
+        """The envelope as a server-sent event."""
+        return event(self.sentence(), kind=self.kind, code=self.http_status)
+
     def headers(self) -> dict[str, str]:
         """Headers that tell the SDKs whether and when to try again."""
         if self.retry_after_s is None:
@@ -187,4 +191,20 @@ def event(message: str, *, kind: str, code: int) -> bytes:
 
     It starts with a blank line, because the engine may have died within an event.
     """
-    return b"\n\ndata: " + envelope(message, kind=kind, code=code) + b"\n\n"
+    return _event(envelope(message, kind=kind, code=code))
+
+
+def engine_event(status: int, body: bytes) -> bytes:
+    """An engine's refusal as a server-sent event: its own error, or a sentence of ours."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict) and isinstance(said.get("error"), dict):
+        return _event(json.dumps({"error": said["error"]}).encode())  # on one line
+    sentence = f"The engine answered {status} and no event stream."
+    return event(sentence, kind="engine_error", code=status)
+
+
+def _event(data: bytes) -> bytes:
+    return b"\n\ndata: " + data + b"\n\n"

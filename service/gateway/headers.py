@@ -7,6 +7,7 @@ Pairs = list[tuple[str, str]]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 DEFAULT_APPLICATION = "default"
+IDENTITY = "identity"  # the encoding that is none
 
 # RFC 9110 section 7.6.1, and its predecessors' additions
 _HOP_BY_HOP = frozenset(

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
 
 import aiohttp
 from aiohttp import web
@@ -10,13 +9,14 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from service.gateway import body, ending, errors, headers, shape, sse
-from service.gateway.call import Call, upstream_headers
+from service.gateway.call import EVENT_STREAM, Call, upstream_headers
+from service.gateway.comments import Comments, beginning, continues
 from service.gateway.gate import Engine
 from service.gateway.route import Router
 from service.gateway.upstream import Pool, fail_when_lost
+from service.gateway.writing import taken
 
 RESENDS = 2  # of a request that has had no answer when its engine went away
-EVENT_STREAM = "text/event-stream"
 _SENTENCES = {
     "cut": "The engine was stopped before this answer was complete.",
     "timeout": "The engine was silent for too long; this answer is not complete.",
@@ -32,12 +32,21 @@ class EmptyStreamError(aiohttp.ClientPayloadError):
 class Relay:
     """Takes a checked request to an engine."""
 
-    def __init__(self, *, router: Router, pool: Pool, hold_s: float, write_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        router: Router,
+        pool: Pool,
+        hold_s: float,
+        write_s: float,
+        comment_s: float | None = None,
+    ) -> None:
         self._router = router
         self._gate = router.gate
         self._pool = pool
         self._hold_s = hold_s
         self._write_s = write_s
+        self._comments = Comments(router=router, every_s=comment_s, write_s=write_s)
         self.stopping = False
 
     async def forward(self, call: Call) -> web.StreamResponse:
@@ -80,7 +89,7 @@ class Relay:
         if ticket.engine is None:
             try:
                 async with asyncio.timeout(max(self._hold_s - ticket.held_s, 0.0)):
-                    await call.awake.wait()
+                    await self._comments.wait(call)
             except TimeoutError:
                 if ticket.engine is None:  # else it was released in the same instant
                     raise errors.HoldTimeoutError(
@@ -124,6 +133,8 @@ class Relay:
                 upstream.close()  # a client that leaves ends the request at the engine
 
     async def _stream(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        if call.opened is not None and not continues(upstream):
+            return await self._refuse(call, call.opened, upstream)
         call.streaming = upstream.content_type == EVENT_STREAM
         # nothing is committed before the first chunk: vLLM sends the headers of a stream long
         # before its first token, and an engine may die in between
@@ -134,13 +145,13 @@ class Relay:
             call.first = time.monotonic()
         response = self._response(call, upstream)
         try:
-            await response.prepare(call.request)
+            await response.prepare(call.request)  # changes nothing when comments were sent
         except ConnectionError:
             raise errors.ClientGoneError from None
         while chunk:
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)
-            await self._taken(response.write(chunk))
+            await taken(response.write(chunk), self._write_s)
             chunk = await upstream.content.readany()
         if call.ticket is not None:  # the engine is done; a slow reader must not delay a drain
             self._gate.leave(call.ticket, time.monotonic())
@@ -150,31 +161,28 @@ class Relay:
             return await self._break(
                 call, "engine_error" if failed else "truncated", say=not failed
             )
-        await self._taken(response.write_eof())
+        await taken(response.write_eof(), self._write_s)
         if failed or upstream.status >= 500:
             call.end("engine_error")
         else:
             call.end("bad_request" if upstream.status >= 400 else "ok")
         return response
 
-    async def _taken(self, writing: Awaitable[None]) -> None:
-        """Wait until the client takes what is written; while it does not, the engine waits too.
-
-        Raises:
-            ClientGoneError: it left, or has not read for too long.
-        """
-        try:
-            async with asyncio.timeout(self._write_s):
-                await writing
-        except (ConnectionError, TimeoutError):
-            raise errors.ClientGoneError from None
+    async def _refuse(
+        self, call: Call, opened: web.StreamResponse, upstream: aiohttp.ClientResponse
+    ) -> web.StreamResponse:
+        """Say within an opened event stream that the engine refused."""
+        said = await beginning(upstream)
+        call.end("bad_request" if 400 <= upstream.status < 500 else "engine_error")
+        await ending.refuse(call.request, opened, errors.engine_event(upstream.status, said))
+        return opened
 
     def _response(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
         fields = CIMultiDict(headers.for_client(upstream.headers.items()))
         fields["X-Request-Id"] = call.request_id  # not the stamped one that the engine echoes
         if call.streaming:
             fields.setdefault("X-Accel-Buffering", "no")  # nginx would collect the stream
-        call.response = web.StreamResponse(
+        call.response = call.opened or web.StreamResponse(
             status=upstream.status, reason=upstream.reason, headers=fields
         )
         call.status = upstream.status

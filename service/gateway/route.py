@@ -50,6 +50,12 @@ class Router:
             return DEFAULT_RETRY_S
         return max(self._ready_at - time.monotonic(), 1.0)
 
+    @property
+    def left_s(self) -> float | None:
+        """The rest of tunerd's estimate until requests are served; None when it is over."""
+        left_s = 0.0 if self._ready_at is None else self._ready_at - time.monotonic()
+        return left_s if left_s > 0 else None
+
     def put(self, wish: RouteWish) -> None:
         """Put a route in force."""
         now = time.monotonic()
