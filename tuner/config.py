@@ -38,7 +38,8 @@ class GatewayConfig(Section):
     listen: str = "127.0.0.1:8000"
     # names the application of a request, unless its key does
     application_header: str = "X-Tuner-Application"
-    # open at once; beyond it the oldest that asks for nothing is closed, or the new one gets 503
+    # open at once; beyond it the oldest that asks for nothing is closed, or the new one gets 503;
+    # lowered at start to what the limit of open files is enough for (two for each, and 64)
     connections: PositiveInt = 4096
     connections_per_address: PositiveInt = 1024  # the same for one client address
     # from connecting, or from the first byte of a further request, to the end of its headers;

@@ -126,7 +126,7 @@ class Door:
         if self._keyring is not None:
             endpoint = headers.endpoint(call.request.raw_path)
             pairs = list(call.request.headers.items())
-            call.application = self._keyring.application(endpoint, pairs)
+            call.application = self._keyring.application(endpoint, pairs, call.request.remote or "")
 
     async def _check(self, call: Call) -> None:
         """Read the request and refuse what no engine should see.

@@ -62,6 +62,23 @@ class UnauthorizedError(ApiError):
         return {**super().headers(), "WWW-Authenticate": "Bearer"}
 
 
+class ManyWrongKeysError(ApiError):
+    """Too many requests without a valid key came from this address."""
+
+    hint = "Send `Authorization: Bearer KEY` with a valid key: that is answered at any time."
+    http_status = 429
+    kind = "rate_limit_error"
+    close = True
+
+    def __init__(self, *, retry_after_s: float) -> None:
+        super().__init__()
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        """When to come back; the same key again would be as wrong as before."""
+        return {**super().headers(), "x-should-retry": "false"}
+
+
 class UnknownPathError(ApiError):
     """There is no such endpoint here."""
 

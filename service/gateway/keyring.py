@@ -7,7 +7,8 @@ from pathlib import Path
 
 from profiles.errors import ConfigError
 from service.gateway import headers
-from service.gateway.errors import UnauthorizedError
+from service.gateway.errors import ManyWrongKeysError, UnauthorizedError
+from service.gateway.guesses import MOST, WINDOW_S, Guesses
 from tuner import keys
 from tuner.config import GatewayConfig
 
@@ -34,6 +35,7 @@ class Keyring:
         self._path = path
         self._private = private
         self._clock = clock
+        self._guesses = Guesses()
         self._stamp = self._look()
         self._looked_at = clock()
         self._keys = keys.read(path, private=private)
@@ -52,17 +54,32 @@ class Keyring:
             return cls(given, private=False)
         return None if config.keys_file is None else cls(config.keys_file)
 
-    def application(self, endpoint: str | None, pairs: list[tuple[str, str]]) -> str:
-        """The application whose key a request carries.
+    def application(self, endpoint: str | None, pairs: list[tuple[str, str]], address: str) -> str:
+        """The application whose key a request carries, which came from an address.
 
         Raises:
             UnauthorizedError: it carries none, or one that is not ours.
+            ManyWrongKeysError: the same, after too many of them from this address.
         """
         self._refresh()
-        found = keys.application(self._keys, _presented(endpoint, pairs))
+        secret = _presented(endpoint, pairs)
+        found = keys.application(self._keys, secret) if secret else None
         if found is None:
-            raise UnauthorizedError
+            raise self._refusal(address)
         return found
+
+    def _refusal(self, address: str) -> UnauthorizedError | ManyWrongKeysError:
+        excess = self._guesses.wrong(address, self._clock())
+        if excess is None:
+            return UnauthorizedError()
+        if excess.first:
+            log.warning(
+                "More than %s requests without a valid key from %s within %g s: they get 429.",
+                MOST,
+                excess.source or "the unix socket",
+                WINDOW_S,
+            )
+        return ManyWrongKeysError(retry_after_s=excess.wait_s)
 
     def _look(self) -> Stamp:
         try:

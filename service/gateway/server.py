@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from aiohttp import web
 
 from profiles.errors import UnavailableError
+from service.gateway import descriptors
 from service.gateway import listener as sockets
 from service.gateway.admin import Admin
 from service.gateway.body import MIB
@@ -66,7 +67,7 @@ async def serve(
             web_server = Guard(
                 door.handle,
                 limits=ConnectionLimits(
-                    total=config.gateway.connections,
+                    total=descriptors.connections(config.gateway.connections),
                     per_address=config.gateway.connections_per_address,
                     head_s=config.gateway.header_timeout_s,
                 ),

@@ -48,6 +48,7 @@ def found(
             for path in state
             if isinstance(path, str) and path.startswith("/") and path not in OWN_FOLDERS
         ),
+        keys_file=_credential(_table(values, "gateway").get("keys_file"), user),
         split=split,
     )
 
@@ -105,6 +106,26 @@ def _group(user: str, *, real: bool) -> str:
                 hint=f"Create it, or leave --user out: {units.USER!r} is made by itself.",
             ) from None
     return user
+
+
+def _credential(keys_file: object, user: str) -> str | None:
+    """The keys file, if it exists and the gateway cannot read it by itself.
+
+    A copy of systemd's would outlive a removed key until the next start, and a missing file would
+    fail the unit, so it is the second choice.
+    """
+    path = Path(keys_file) if isinstance(keys_file, str) else None
+    if path is None or not path.is_absolute():
+        return None
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return None
+    try:
+        readable = owner == pwd.getpwnam(user).pw_uid  # its mode is 0600
+    except KeyError:
+        readable = False  # the user is yet to be made, so the file is somebody else's
+    return None if readable and not hidden(str(path)) else str(path)
 
 
 def _needed(

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tuner.keys import CREDENTIAL
+
 UNITS = "etc/systemd/system"
 SYSUSERS = "etc/sysusers.d/tuner.conf"
 TMPFILES = "etc/tmpfiles.d/tuner.conf"
@@ -32,6 +34,7 @@ class Wanted:
     model: str | None = None  # for a new configuration
     visible: tuple[str, ...] = ()  # folders that must be seen although homes are hidden
     writable: tuple[str, ...] = ()  # folders of state outside /var/lib/tuner
+    keys_file: str | None = None  # that only systemd can read for the gateway
     split: bool = False
 
 
@@ -92,6 +95,7 @@ def _filled(template: str, wanted: Wanted, templates: Mapping[str, str]) -> str:
         "@CONFIG@": quoted(wanted.config).replace("$", "$$"),
         "@IMPORTS@": f"Environment={quoted(f'PYTHONPATH={imports}')}" if imports else "",
         "@HOME@": "\n".join(_home(wanted)),
+        "@KEYS@": "\n".join(_keys(wanted)),
         "@USER@": wanted.user,
         "@GROUP@": wanted.group,
         "@LISTEN@": listen_stream(wanted.listen),
@@ -115,6 +119,16 @@ def _home(wanted: Wanted) -> list[str]:
         # homes are empty but for what an interpreter or a model there needs, read-only
         return ["ProtectHome=tmpfs", *binds, *extra]
     return ["ProtectHome=yes", *binds, *extra]
+
+
+def _keys(wanted: Wanted) -> list[str]:
+    if wanted.keys_file is None:
+        return []
+    path = wanted.keys_file.replace("%", "%%")  # the rest of the line is the path, never quoted
+    return [
+        "# a copy made at start: restart this unit after `tuner keys`; without the file it fails",
+        f"LoadCredential={CREDENTIAL}:{path}",
+    ]
 
 
 def _model(model: str | None) -> str:

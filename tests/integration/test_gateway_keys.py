@@ -1,18 +1,22 @@
 """Keys at a gateway process: who comes in, as whom, and what stays secret."""
 
 import asyncio
+import itertools
 import os
 import socket
 import sys
 
+import aiohttp
 import pytest
 from gateway_harness import Gateway, fake, started, until
 
+from service.gateway.guesses import MOST
 from tuner import keys
 
 SECRETS = {name: f"tuner-the-{name}-secret-0815" for name in ("coder", "chat")}
 ENTRIES = [keys.Key.of(name, secret, keys.salt()) for name, secret in SECRETS.items()]
 REQUEST = {"model": "fake", "prompt": "hello", "max_tokens": 2}
+_hosts = itertools.count(10)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +65,21 @@ async def gateway(locked, file, engine):
     await locked.close()
 
 
+def client(gateway):
+    """A client with an address of its own, whose wrong keys are counted for it alone."""
+    high, low = divmod(next(_hosts), 250)
+    connector = aiohttp.TCPConnector(local_addr=(f"127.0.{high}.{low + 1}", 0))
+    return aiohttp.ClientSession(gateway.url, connector=connector)
+
+
+def bearer(name):
+    """The headers of an application's request."""
+    return {"Authorization": f"Bearer {SECRETS[name]}"}
+
+
 async def status(gateway, name, path="/v1/models"):
     """How a gateway answers an application's key."""
-    headers = {"Authorization": f"Bearer {SECRETS[name]}"}
-    async with gateway.session.get(path, headers=headers) as reply:
+    async with client(gateway) as session, session.get(path, headers=bearer(name)) as reply:
         return reply.status
 
 
@@ -113,6 +128,29 @@ async def test_without_a_valid_key_the_engine_is_not_asked(gateway, engine, head
     assert ("authentication_error", 401) == (answer["error"]["type"], answer["error"]["code"])
     assert {} == await engine.last()
     assert [] == await gateway.records()
+    assert no_secret_in(gateway.log.read_text())
+
+
+async def test_many_wrong_keys_get_429_and_a_valid_one_still_comes_in(gateway, engine):
+    """From one address, while another is answered as before; the log has one line."""
+    async with client(gateway) as session:
+
+        async def answer(headers):
+            async with session.post("/v1/completions", json=REQUEST, headers=headers) as reply:
+                return reply.status, reply.headers.get("Retry-After")
+
+        few = [await answer(bearer("chat")) for _ in range(MOST)]
+        many = [await answer(headers) for headers in (bearer("chat"), {}, bearer("chat"))]
+        assert {} == await engine.last()
+        valid = await answer(bearer("coder"))
+        again = await answer({})
+
+    assert [(401, None)] * MOST == few
+    assert [429] * 4 == [code for code, _ in (*many, again)]
+    assert all(1 <= int(wait_s) <= 60 for _, wait_s in (*many, again))
+    assert 200 == valid[0]
+    assert 401 == await status(gateway, "chat")
+    assert 1 == gateway.log.read_text().count("without a valid key")
     assert no_secret_in(gateway.log.read_text())
 
 

@@ -234,6 +234,27 @@ async def test_idle_connections_make_room_for_new_ones(gateway):
     assert b"HTTP/1.1 200 OK" in last
 
 
+async def test_few_descriptors_are_few_connections_and_a_warning(folder, engine):
+    """With 96 of them 16 connections fit; more that idle come and go, and requests are served."""
+    few = ("sh", "-c", 'ulimit -n 96; exec "$@"', "sh")
+    gateway = Gateway(folder / "few")
+    with started(gateway, prefix=few):
+        await gateway.open()
+        await gateway.route(engine)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(60):
+                reader, writer = await stack.enter_async_context(connection(gateway))
+                writer.write(OK + b"\r\n")
+                await reader.readuntil(b"\r\n\r\n")
+            reply = await gateway.complete()
+        await gateway.close()
+
+    said = gateway.log.read_text()
+    assert 200 == reply.status
+    assert "Only 16 of gateway.connections = 4096 are accepted: 96 open files" in said
+    assert "LimitNOFILE=8256" in said
+
+
 async def test_connections_that_are_served_are_not_closed_for_new_ones(gateway, engine):
     """When all of them are being answered the new one gets 503 and when to come again."""
     engine.script(token_delay_s=0.05)

@@ -2,11 +2,13 @@
 
 import pytest
 
-from service.gateway.errors import UnauthorizedError
+from service.gateway.errors import ManyWrongKeysError, UnauthorizedError
+from service.gateway.guesses import MOST
 from service.gateway.keyring import LOOK_S, Keyring, check_exposure
 from tuner import keys
 from tuner.config import GatewayConfig
 
+ADDRESS = "10.0.0.1"
 ENTRIES = [keys.Key.of(name, f"key-of-{name}", keys.salt()) for name in ("coder", "chat")]
 
 
@@ -52,7 +54,7 @@ def bearer(name):
 )
 def test_where_a_key_may_be(ring, endpoint, pairs):
     """A bearer token everywhere, Anthropic's own header on its own endpoints."""
-    assert "coder" == ring.application(endpoint, pairs)
+    assert "coder" == ring.application(endpoint, pairs, ADDRESS)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_where_a_key_may_be(ring, endpoint, pairs):
 def test_what_is_no_key(ring, endpoint, pairs):
     """None, one in another scheme or place, two, another's: all get the same refusal."""
     with pytest.raises(UnauthorizedError) as caught:
-        ring.application(endpoint, pairs)
+        ring.application(endpoint, pairs, ADDRESS)
 
     assert "Bearer" == caught.value.headers()["WWW-Authenticate"]
 
@@ -81,10 +83,10 @@ def test_a_changed_file_is_taken_over_at_most_once_a_second(ring, path, clock):
     keys.write(path, ENTRIES)
     clock.now = LOOK_S - 0.01
     with pytest.raises(UnauthorizedError):
-        ring.application(None, bearer("chat"))
+        ring.application(None, bearer("chat"), ADDRESS)
     clock.now = LOOK_S
 
-    assert "chat" == ring.application(None, bearer("chat"))
+    assert "chat" == ring.application(None, bearer("chat"), ADDRESS)
 
 
 def test_a_broken_file_changes_nothing(ring, path, clock, caplog):
@@ -92,7 +94,7 @@ def test_a_broken_file_changes_nothing(ring, path, clock, caplog):
     path.write_text("key-of-coder\n")
     clock.now = LOOK_S
 
-    assert "coder" == ring.application(None, bearer("coder"))
+    assert "coder" == ring.application(None, bearer("coder"), ADDRESS)
     assert "stay in force" in caplog.text
     assert "key-of-coder" not in caplog.text
 
@@ -104,7 +106,26 @@ def test_a_removed_key_is_refused(ring, path, clock, remove):
     clock.now = LOOK_S
 
     with pytest.raises(UnauthorizedError):
-        ring.application(None, bearer("coder"))
+        ring.application(None, bearer("coder"), ADDRESS)
+
+
+def test_wrong_keys_are_counted_and_valid_ones_never_refused(ring, caplog):
+    """From one address: 401 so many times, then 429; behind a proxy others go on."""
+    for _ in range(MOST):
+        with pytest.raises(UnauthorizedError):
+            ring.application(None, bearer("chat"), ADDRESS)
+    assert "" == caplog.text
+    for _ in range(2):
+        with pytest.raises(ManyWrongKeysError) as caught:
+            ring.application(None, [], ADDRESS)
+
+    told = caught.value.headers()
+    assert ("60", "false") == (told["Retry-After"], told["x-should-retry"])
+    assert 1 == caplog.text.count(ADDRESS)
+    assert "key-of" not in caplog.text
+    assert "coder" == ring.application(None, bearer("coder"), ADDRESS)
+    with pytest.raises(UnauthorizedError):
+        ring.application(None, [], "10.0.0.2")
 
 
 def test_no_keys_at_start_is_an_error(tmp_path):
@@ -123,7 +144,7 @@ def test_systemds_credential_comes_first(path, tmp_path):
     given.chmod(0o440)
     ring = Keyring.of(GatewayConfig(keys_file=path), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
-    assert "chat" == ring.application(None, bearer("chat"))
+    assert "chat" == ring.application(None, bearer("chat"), ADDRESS)
     assert None is Keyring.of(GatewayConfig(), {})
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -68,10 +69,15 @@ def prefix(tmp_path):
     return tmp_path / "root"
 
 
-@pytest.fixture(params=[False, True], ids=["one", "split"])
+@pytest.fixture(
+    params=[(False, None), (True, None), (False, "/etc/keys"), (True, "/etc/keys")],
+    ids=["one", "split", "one-keys", "split-keys"],
+)
 def unit_folder(request, tmp_path):
     """Both forms as they would be on this machine, with an executable that exists."""
-    for name, text in rendered(split=request.param, python=sys.executable).items():
+    split, keys_file = request.param
+    files = rendered(split=split, keys_file=keys_file, python=sys.executable)
+    for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path
 
@@ -266,6 +272,54 @@ def test_a_home_is_opened_as_far_as_needed():
     assert ["/home/ada/.local/share/pipx/venvs/tunerd", "/home/ada/model"] == settings(
         text, "BindReadOnlyPaths"
     )
+
+
+KEYS = "/etc/tuner/my 100% keys"
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["one", "split"])
+def test_only_the_gateways_unit_loads_the_keys(split):
+    """By systemd, under the name that the gateway looks for; no line when there is nothing."""
+    loading = {
+        name: settings(text, "LoadCredential")
+        for name, text in rendered(split=split, keys_file=KEYS).items()
+    }
+    unit = "tuner-gateway.service" if split else "tuner.service"
+
+    assert {unit: ["gateway-keys:/etc/tuner/my 100%% keys"]} == {
+        name: found for name, found in loading.items() if found
+    }
+    assert not any("LoadCredential" in text for text in rendered(split=split).values())
+
+
+def configured(prefix, keys_file):
+    """A configuration with such a keys file, and what an installation for `user` makes of it."""
+    config = prefix / units.CONFIG
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(f'[gateway]\nkeys_file = "{keys_file}"\n')
+
+    def found(user):
+        return host.found(
+            root=prefix, config=None, user=user, model=None, split=False, real=False
+        ).keys_file
+
+    return found
+
+
+def test_systemd_reads_the_keys_that_the_gateway_cannot(prefix, tmp_path, monkeypatch):
+    """Another's file, or one in a hidden folder; never a missing one, which fails the unit."""
+    path = tmp_path / "gateway-keys"
+    found = configured(prefix, path)
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    missing = found("tuner-nobody-has-this-name")
+    path.write_text("")
+    monkeypatch.setattr(host, "hidden", lambda _path: True)
+    in_a_home = found(me)
+    monkeypatch.setattr(host, "hidden", lambda _path: False)
+    theirs, own = found("tuner-nobody-has-this-name"), found(me)
+
+    assert (None, str(path), str(path), None) == (missing, theirs, in_a_home, own)
+    assert configured(prefix, "gateway-keys")("tuner-nobody-has-this-name") is None
 
 
 def test_without_a_home_in_use_homes_are_hidden():
