@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
 import os
 import socket
@@ -338,6 +339,86 @@ async def test_a_silent_engine_times_out(strict, engine, after):
     assert (504 if after == 0 else 200) == reply.status
     assert "timeout" in reply.error["type"]
     assert ["timeout"] == await strict.outcomes(1)
+
+
+async def odd_answer(folder, handler):
+    """What gives an engine that answers by this handler, on a socket of its own."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(folder / "odd.sock")).start()
+    wanted = {"socket": str(folder / "odd.sock"), "token": folder.name, "profile": "p"}
+    return runner, SimpleNamespace(route=lambda **more: {**wanted, **more})
+
+
+async def test_a_compressed_answer_passes_as_it_is(gateway, tmp_path):
+    """F80: the gateway neither unpacks nor counts what the client and the engine agreed on."""
+    packed = gzip.compress(b'{"choices": []}' * 1000)
+
+    async def handler(_):
+        return web.Response(
+            body=packed,
+            headers={"Content-Encoding": "gzip", "Content-Type": "application/json"},
+        )
+
+    runner, engine = await odd_answer(tmp_path, handler)
+    try:
+        await gateway.route(engine)
+        connector = aiohttp.TCPConnector()
+        session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        async with (
+            session,
+            session.post(f"{gateway.url}/v1/completions", json={"prompt": "x"}) as reply,
+        ):
+            found = (reply.status, reply.headers["Content-Encoding"], await reply.read())
+        await gateway.route(None, gate="hold")
+    finally:
+        await runner.cleanup()
+
+    assert (200, "gzip", packed) == found
+
+
+async def test_an_answer_in_one_large_chunk_passes_whole(gateway, tmp_path):
+    """F80: 8 MiB at once, as embeddings of a large batch are."""
+    large = bytes(range(256)) * (8 * MIB // 256)
+
+    async def handler(request):
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(large)
+        return response
+
+    runner, engine = await odd_answer(tmp_path, handler)
+    try:
+        await gateway.route(engine)
+        body = {"prompt": "x"}
+        async with gateway.session.post("/v1/embeddings", json=body) as reply:
+            found = (reply.status, zlib.crc32(await reply.read()))
+        await gateway.route(None, gate="hold")
+    finally:
+        await runner.cleanup()
+
+    assert (200, zlib.crc32(large)) == found
+
+
+async def test_endless_headers_of_an_engine_are_a_bad_gateway(gateway, tmp_path):
+    """F80: 64 KiB in one header get an end with a status, and the gateway lives on."""
+
+    async def handler(_):
+        return web.json_response({}, headers={"X-Endless": "y" * 65536})
+
+    runner, engine = await odd_answer(tmp_path, handler)
+    try:
+        await gateway.route(engine)
+        reply = await gateway.complete()
+        await gateway.route(None, gate="hold")
+    finally:
+        await runner.cleanup()
+
+    assert (502, "tunerd") == (reply.status, json.loads(reply.body)["src"])
+    await gateway.becomes(in_flight=0, held=0)
 
 
 # -- bytes ----------------------------------------------------------------------------------------
