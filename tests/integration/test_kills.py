@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import threading
 
+import pytest
 from stage import staged, until
 
 
@@ -141,3 +142,20 @@ def test_a_stop_during_a_session_leaves_nothing():
         assert 0 == stage.stop()
         assert [] == stage.processes()
         assert intact(stage)
+
+
+@pytest.mark.parametrize("module", ["service", "service.gateway"])
+def test_an_aborted_process_leaves_its_stacks(module):
+    """F37: SIGABRT, as of a watchdog, writes what every thread was doing, and another one comes."""
+    with staged() as stage:
+        stage.start()
+        engine = stage.settled()["engine"]["token"]
+        (wedged,) = stage.named("-m", module)
+        wedged.send_signal(signal.SIGABRT)
+        until(lambda: stage.named("-m", module) not in ([], [wedged]), "another process")
+        after = stage.settled()
+
+        assert "Fatal Python error: Aborted" in stage.log.read_text()
+        assert "(most recent call first):" in stage.log.read_text()
+        assert engine == after["engine"]["token"]
+        assert stage.complete("after", 8).right("after", 8)
