@@ -251,7 +251,7 @@ async def test_a_client_that_leaves_ends_its_request_at_the_engine(gateway, engi
 
 @pytest.mark.parametrize("kind", ["truncate", "no_done", "bad_chunks", "exit", "die"])
 async def test_a_broken_stream_never_looks_complete(gateway, engine, mortal, kind):
-    """However an engine breaks off: an error event, no [DONE], and no proper end."""
+    """However an engine breaks off: an error event, no [DONE], no proper end, and no second try."""
     fail = {"kind": kind, "after": 3}
     if kind in {"exit", "die"}:
         engine = mortal(fail=fail)
@@ -265,6 +265,8 @@ async def test_a_broken_stream_never_looks_complete(gateway, engine, mortal, kin
     assert "truncated" == reply.error["type"]
     assert ["truncated"] == await gateway.outcomes(1)
     await gateway.becomes(in_flight=0)
+    if kind not in {"exit", "die"}:  # those cannot be asked any more
+        assert 1 == (await engine.state())["requests"]
 
 
 async def test_an_aborted_stream_is_passed_on_but_not_counted_as_success(gateway, engine):
