@@ -1,5 +1,6 @@
 """P: the counters of a vLLM engine, read from its Prometheus text."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ def parse_counters(text: str) -> EngineCounters:
     """The counters in the answer to `GET /metrics`.
 
     Raises:
-        ValueError: the text is not Prometheus text of a vLLM engine.
+        ValueError: the text is not Prometheus text of a vLLM engine, or a counter is no number.
     """
     series: dict[str, list[Sample]] = {}
     for sample in _samples(text.splitlines()):
@@ -180,14 +181,18 @@ def _samples(lines: Iterable[str]) -> Iterable[Sample]:
     """Samples of the wanted series only: an engine exposes hundreds of histogram buckets."""
     wanted = (line for line in lines if line.partition("{")[0].partition(" ")[0] in _WANTED)
     for family in text_string_to_metric_families("\n".join(wanted) + "\n"):
-        yield from family.samples
+        for sample in family.samples:
+            if math.isfinite(sample.value):
+                yield sample
+            elif sample.name != KV_USAGE:  # a share is only shown; a sum without it would be wrong
+                raise ValueError(f"{sample.name} is {sample.value}: this is no count")
 
 
 def _positions(samples: Iterable[Sample]) -> tuple[int, ...]:
     """Accepted tokens by draft position, summed over ranks; the label is a number as text."""
     totals: dict[int, float] = {}
     for sample in samples:
-        position = int(sample.labels["position"])
+        position = int(sample.labels.get("position", ""))
         totals[position] = totals.get(position, 0.0) + sample.value
     return tuple(
         round(totals.get(position, 0.0)) for position in range(max(totals, default=-1) + 1)

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
@@ -215,3 +216,56 @@ def test_the_first_engine_never_starts():
         assert stage.complete("healed", 8).right("healed", 8)
         kept = json.dumps(stage.status())
         assert "not used for" not in kept
+
+
+def test_an_engine_that_is_slow_to_say_it_is_well_is_left_alone():
+    """F5: /health hangs while requests are answered: the same engine serves on."""
+    with staged() as stage:
+        stage.start()
+        engine = stage.settled()["engine"]
+        stage.script(health="hang")
+        for number in range(10):
+            prompt = f"busy {number}"
+            assert stage.complete(prompt, 8).right(prompt, 8)
+            time.sleep(0.2)
+
+        assert engine["token"] == stage.settled()["engine"]["token"]
+        assert 1 == len(stage.engines())
+
+
+def test_requests_are_answered_while_tunerd_is_stopped():
+    """F39: the gateway needs tunerd for changes only, and tunerd goes on where it was."""
+    with staged() as stage:
+        stage.start()
+        before = stage.settled()
+        (daemon,) = [p for p in stage.named("-m", "service") if p.pid == before["pid"]]
+        daemon.suspend()
+        try:
+            until(lambda: daemon.status() == "stopped", "the standstill")
+            for number in range(5):
+                prompt = f"alone {number}"
+                assert stage.complete(prompt, 8, stream=True).right(prompt, 8)
+        finally:
+            daemon.resume()
+        after = stage.settled()
+
+        assert (before["pid"], before["engine"]["token"]) == (
+            after["pid"],
+            after["engine"]["token"],
+        )
+
+
+def test_a_choice_ends_a_session():
+    """F29: the operator wins over the search: its rows stay, and the choice comes into force."""
+    with staged() as stage:
+        stage.start()
+        wanted = stage.profile(3)
+        stage.script(token_delay_s=0.005)
+        assert 200 == stage.ask("POST", "/v1/tune", {"classes": ["greedy.short-out.single"]})[0]
+        until(lambda: stage.record and stage.record.purpose == "trial", "a trial's engine")
+        stage.use(wanted)
+        stage.settled("ngram k=3")
+
+        assert any("tuning was stopped; its rows are kept" in said for said in stage.events())
+        assert "serve" == stage.record.purpose
+        assert stage.complete("chosen", 8).right("chosen", 8)

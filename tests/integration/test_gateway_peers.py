@@ -348,3 +348,64 @@ async def test_what_is_smuggled_would_be_noticed(gateway, engine):
 
     assert [b"200", b"200"] == statuses(said)
     assert HIDDEN == base64.b64decode((await engine.last())["body"])
+
+
+# -- odd but allowed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 500\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"]
+)
+async def test_a_client_that_ends_within_its_body_is_not_sent_on(gateway, engine, framing):
+    """F70: half a body is no request, whatever of it was there."""
+    async with connection(gateway) as (reader, writer):
+        writer.write(POST + framing)
+        await writer.drain()
+        await asyncio.sleep(0.1)  # its head has arrived
+        writer.write_eof()
+        said = await rest(reader)
+
+    assert statuses(said) in ([], [b"400"], [b"408"])
+    await gateway.becomes(in_flight=0, held=0)
+    assert {} == await engine.last()
+
+
+async def test_a_head_without_a_body_keeps_the_connection_in_step(gateway):
+    """F76: the answer to HEAD has no body, and the next answer is that of the next request."""
+    head = OK.replace(b"GET", b"HEAD")
+    async with connection(gateway) as (reader, writer):
+        writer.write(head + b"\r\n")
+        first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        writer.write(OK + b"Connection: close\r\n\r\n")
+        second = await rest(reader)
+
+    assert [b"200"] == statuses(first)
+    assert second.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert "fake" == json.loads(second.partition(b"\r\n\r\n")[2])["data"][0]["id"]
+
+
+async def test_options_are_the_engines_business(gateway, engine):
+    """F76: whether browsers may ask is what vLLM was told; its answer passes."""
+    said = await raw(
+        gateway, b"OPTIONS /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+
+    assert 1 == len(statuses(said))
+    assert b"tunerd" not in said.partition(b"\r\n\r\n")[2]
+    assert "/v1/models" == (await engine.last())["path"]
+
+
+async def test_a_client_that_closes_its_half_counts_as_gone(gateway, engine):
+    """F75: its request ends at the engine, and neither side waits for the other."""
+    engine.script(token_delay_s=0.05)
+    body = b'{"prompt": "a", "max_tokens": 10000}'
+    async with connection(gateway) as (reader, writer):
+        writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        await until(lambda: engine.runs(1))
+        writer.write_eof()
+        said = await rest(reader)
+
+    assert b"" == said
+    await until(lambda: engine.runs(0))
+    assert ["client_gone"] == await gateway.outcomes(1)
+    await gateway.becomes(in_flight=0)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
 import os
 import socket
@@ -250,7 +251,7 @@ async def test_a_client_that_leaves_ends_its_request_at_the_engine(gateway, engi
 
 @pytest.mark.parametrize("kind", ["truncate", "no_done", "bad_chunks", "exit", "die"])
 async def test_a_broken_stream_never_looks_complete(gateway, engine, mortal, kind):
-    """However an engine breaks off: an error event, no [DONE], and no proper end."""
+    """However an engine breaks off: an error event, no [DONE], no proper end, and no second try."""
     fail = {"kind": kind, "after": 3}
     if kind in {"exit", "die"}:
         engine = mortal(fail=fail)
@@ -264,6 +265,8 @@ async def test_a_broken_stream_never_looks_complete(gateway, engine, mortal, kin
     assert "truncated" == reply.error["type"]
     assert ["truncated"] == await gateway.outcomes(1)
     await gateway.becomes(in_flight=0)
+    if kind not in {"exit", "die"}:  # those cannot be asked any more
+        assert 1 == (await engine.state())["requests"]
 
 
 async def test_an_aborted_stream_is_passed_on_but_not_counted_as_success(gateway, engine):
@@ -338,6 +341,86 @@ async def test_a_silent_engine_times_out(strict, engine, after):
     assert (504 if after == 0 else 200) == reply.status
     assert "timeout" in reply.error["type"]
     assert ["timeout"] == await strict.outcomes(1)
+
+
+async def odd_answer(folder, handler):
+    """What gives an engine that answers by this handler, on a socket of its own."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(folder / "odd.sock")).start()
+    wanted = {"socket": str(folder / "odd.sock"), "token": folder.name, "profile": "p"}
+    return runner, SimpleNamespace(route=lambda **more: {**wanted, **more})
+
+
+async def test_a_compressed_answer_passes_as_it_is(gateway, tmp_path):
+    """F80: the gateway neither unpacks nor counts what the client and the engine agreed on."""
+    packed = gzip.compress(b'{"choices": []}' * 1000)
+
+    async def handler(_):
+        return web.Response(
+            body=packed,
+            headers={"Content-Encoding": "gzip", "Content-Type": "application/json"},
+        )
+
+    runner, engine = await odd_answer(tmp_path, handler)
+    try:
+        await gateway.route(engine)
+        connector = aiohttp.TCPConnector()
+        session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        async with (
+            session,
+            session.post(f"{gateway.url}/v1/completions", json={"prompt": "x"}) as reply,
+        ):
+            found = (reply.status, reply.headers["Content-Encoding"], await reply.read())
+        await gateway.route(None, gate="hold")
+    finally:
+        await runner.cleanup()
+
+    assert (200, "gzip", packed) == found
+
+
+async def test_an_answer_in_one_large_chunk_passes_whole(gateway, tmp_path):
+    """F80: 8 MiB at once, as embeddings of a large batch are."""
+    large = bytes(range(256)) * (8 * MIB // 256)
+
+    async def handler(request):
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(large)
+        return response
+
+    runner, engine = await odd_answer(tmp_path, handler)
+    try:
+        await gateway.route(engine)
+        body = {"prompt": "x"}
+        async with gateway.session.post("/v1/embeddings", json=body) as reply:
+            found = (reply.status, zlib.crc32(await reply.read()))
+        await gateway.route(None, gate="hold")
+    finally:
+        await runner.cleanup()
+
+    assert (200, zlib.crc32(large)) == found
+
+
+async def test_endless_headers_of_an_engine_are_a_bad_gateway(gateway, tmp_path):
+    """F80: 64 KiB in one header get an end with a status, and the gateway lives on."""
+
+    async def handler(_):
+        return web.json_response({}, headers={"X-Endless": "y" * 65536})
+
+    runner, engine = await odd_answer(tmp_path, handler)
+    try:
+        await gateway.route(engine)
+        reply = await gateway.complete()
+        await gateway.route(None, gate="hold")
+    finally:
+        await runner.cleanup()
+
+    assert (502, "tunerd") == (reply.status, json.loads(reply.body)["src"])
+    await gateway.becomes(in_flight=0, held=0)
 
 
 # -- bytes ----------------------------------------------------------------------------------------
@@ -817,3 +900,28 @@ async def test_the_admin_interface_explains_what_is_wrong(gateway):
 
     state = await gateway.state()
     assert ("hold", "test hold") == (state["gate"], state["reason"])
+
+
+async def test_a_gateway_without_descriptors_serves_on(own, engine):
+    """F43: nobody new gets in, what runs goes on, no core is burnt, and it is over by itself."""
+    few = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+    run = "os.execv(sys.argv[1], sys.argv[1:])"
+    engine.script(token_delay_s=0.05)
+    gateway = await own({"connections_per_address": 1000}, prefix=(sys.executable, "-c", few + run))
+    await gateway.route(engine)
+    stream = asyncio.create_task(gateway.complete(max_tokens=60, stream=True))
+    await until(lambda: engine.runs(1))
+    process = psutil.Process(gateway.process.pid)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(120):
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            stack.callback(writer.close)
+        await until(lambda: process.num_fds() >= 63)
+        before = process.cpu_times()
+        await asyncio.sleep(1.5)
+        after = process.cpu_times()
+        reply = await stream
+
+    assert answer("hello", 60) == reply.text
+    assert after.user + after.system - before.user - before.system < 1.0
+    assert answer("after", 8) == (await gateway.complete("after")).text

@@ -1,10 +1,13 @@
 """kill -9 of each process at its worst moment, with real processes around a fake vLLM."""
 
 import contextlib
+import http.client
 import signal
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
+import pytest
 from stage import staged, until
 
 
@@ -141,3 +144,45 @@ def test_a_stop_during_a_session_leaves_nothing():
         assert 0 == stage.stop()
         assert [] == stage.processes()
         assert intact(stage)
+
+
+@pytest.mark.parametrize("module", ["service", "service.gateway"])
+def test_an_aborted_process_leaves_its_stacks(module):
+    """F37: SIGABRT, as of a watchdog, writes what every thread was doing, and another one comes."""
+    with staged() as stage:
+        stage.start()
+        engine = stage.settled()["engine"]["token"]
+        (wedged,) = stage.named("-m", module)
+        wedged.send_signal(signal.SIGABRT)
+        until(lambda: stage.named("-m", module) not in ([], [wedged]), "another process")
+        after = stage.settled()
+
+        assert "Fatal Python error: Aborted" in stage.log.read_text()
+        assert "(most recent call first):" in stage.log.read_text()
+        assert engine == after["engine"]["token"]
+        assert stage.complete("after", 8).right("after", 8)
+
+
+def test_streams_of_a_killed_gateway_break_and_nobody_is_refused():
+    """F36: what was in flight ends at once and does not look whole; who comes now is answered."""
+    with staged() as stage:
+        stage.start()
+        stage.script(token_delay_s=0.05)
+        with ThreadPoolExecutor(12) as pool:
+            streams = [pool.submit(stage.complete, f"s{n}", 1000, stream=True) for n in range(4)]
+            stage.becomes("four streams", lambda s: (s["gateway"] or {}).get("in_flight") == 4)
+            (gateway,) = stage.named("-m", "service.gateway")
+            gateway.send_signal(signal.SIGKILL)
+            stage.script()
+            later = [pool.submit(stage.complete, f"n{n}", 8) for n in range(8)]
+
+            hung = wait(streams, timeout=30).not_done
+            whole = []
+            for stream in streams:
+                with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+                    whole.append(stream.result().whole)
+            answers = [each.result(60) for each in later]
+
+        assert set() == hung
+        assert not any(whole)
+        assert [True] * 8 == [reply.right(f"n{n}", 8) for n, reply in enumerate(answers)]

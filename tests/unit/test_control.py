@@ -1,5 +1,7 @@
 """The control API on its two sockets: modes of the files, errors, and what may be asked where."""
 
+import asyncio
+import contextlib
 import stat
 from types import SimpleNamespace
 
@@ -328,6 +330,20 @@ def mixture(name, **fields):
     """What the live status says of one mixture."""
     base = {"rounds": 4, "left": 2, "arms": 7, "label": "3", "why": "it is the best"}
     return {"name": name, **base, **fields}
+
+
+async def test_silent_clients_keep_nobody_waiting(ask, tmp_path):
+    """F84: 300 that ask and never read, or never end their question, on the socket for all."""
+    question = b"GET /v1/config HTTP/1.1\r\nHost: x\r\n"
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(300):
+            _, writer = await asyncio.open_unix_connection(tmp_path / "status.sock")
+            stack.callback(writer.close)
+            writer.write(question + b"\r\n" if number % 2 else question)
+        changed, _ = await ask("POST", "/v1/use", {"profile": "x"})
+        status, answered = await ask("GET", "/v1/config", name="status")
+
+    assert (200, 200, 1) == (changed, status, answered["v"])
 
 
 @pytest.mark.parametrize(

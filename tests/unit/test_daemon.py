@@ -236,6 +236,19 @@ async def test_a_choice_that_does_not_start_gives_way_to_the_last_good_one(daemo
     assert "ngram k=8: No such flag." in events
 
 
+async def test_a_rollback_that_fails_ends_with_the_default(daemon):
+    """F27: neither the choice nor the last good profile starts: the default serves."""
+    await use(daemon, profile(3))
+    daemon.parts.slot.broken = {8, 3}
+    await put(daemon, profile(8))
+    await daemon.steward.use(profile(8).id)
+    calls = daemon.parts.slot.calls
+    await becomes(daemon, Mode.SERVING, lambda: calls[-2:] == ["off", "open"])
+
+    assert ["failed ngram k=8", "failed ngram k=3"] == calls[-4:-2]
+    assert (daemon.state.default, None) == (daemon.state.in_force, daemon.state.manual)
+
+
 async def test_the_third_death_restores_the_default(daemon):
     """Two deaths restart the profile, the third one bars it; then the count begins anew."""
     await use(daemon, profile(3))

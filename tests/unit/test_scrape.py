@@ -1,6 +1,11 @@
 """Counters of an engine from its Prometheus text."""
 
+import contextlib
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tuner.scrape import EngineCounters, difference, parse_counters
 
@@ -203,3 +208,48 @@ def test_a_prefix_cache_that_counts_backwards_is_another_engine(fallen):
     assert (
         difference(before, counters(**({"cache_queries": 200, "cache_hits": 80} | fallen))) is None
     )
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e400"])
+@pytest.mark.parametrize(
+    "series", ["generation_tokens_total", "inter_token_latency_seconds_sum", "num_requests_running"]
+)
+def test_a_counter_that_is_no_number_is_refused(series, value):
+    """F82: an infinite counter was an OverflowError, which no measurement expects."""
+    page = re.sub(rf"^(vllm:{series}{{.*}}) .*$", rf"\1 {value}", REAL, flags=re.MULTILINE)
+    assert page != REAL
+
+    with pytest.raises(ValueError, match=f"{series} is .*: this is no count"):
+        parse_counters(page)
+
+
+def test_a_share_that_is_no_number_is_unknown():
+    """F82: how full the cache is is only shown; without it the counters are as good."""
+    found = parse_counters(REAL.replace("} 0.25", "} NaN"))
+
+    assert (7636, None) == (found.generation_tokens, found.kv_usage)
+
+
+@pytest.mark.parametrize("label", ["", ',position="x"', ',place="0"'])
+def test_a_position_that_is_none_is_refused(label):
+    """F82: a renamed label was a KeyError, which no measurement expects."""
+    page = REAL.replace(',position="0"', label)
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        parse_counters(page)
+
+
+def test_a_share_under_its_old_name_is_unknown():
+    """F82: vLLM renamed gpu_cache_usage_perc once; what is not there is None and no zero."""
+    found = parse_counters(REAL.replace("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"))
+
+    assert (7636, None) == (found.generation_tokens, found.kv_usage)
+
+
+@given(st.text(max_size=60), st.sampled_from(REAL.splitlines()[2:]), st.integers(0, 200))
+def test_no_page_raises_anything_but_a_value_error(text, line, place):
+    """F82: whatever an engine answers, the measurement hears of it in one way."""
+    page = f"{REAL}{line[:place]}{text}{line[place:]}\n"
+
+    with contextlib.suppress(ValueError):
+        parse_counters(page)
