@@ -4,6 +4,7 @@ Nothing of the host is changed: what is written inside goes to a tmpfs that ends
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -116,11 +117,11 @@ class Booted:
                     state = self.run("systemctl", "is-system-running", timeout_s=10).stdout.strip()
 
     def run(
-        self, *command: str, timeout_s: float = COMMAND_S, user: int | None = None
+        self, *command: str, timeout_s: float = COMMAND_S
     ) -> "subprocess.CompletedProcess[str]":
-        """One command inside, by default as root; it ends with its timeout."""
+        """One command inside, as root; it ends with its timeout."""
         return subprocess.run(
-            self.inside(*command, user=user),
+            self.inside(*command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -128,16 +129,11 @@ class Booted:
             check=False,
         )
 
-    def inside(self, *command: str, user: int | None = None) -> list[str]:
+    def inside(self, *command: str) -> list[str]:
         """The command line that runs a command inside."""
-        who = [] if user is None else [f"--setuid={user}", f"--setgid={user}"]
-        enter = ["nsenter", f"--target={self.leader}", "-m", "-u", "-i", "-n", "-p", "-C", *who]
+        enter = ["nsenter", f"--target={self.leader}", "-m", "-u", "-i", "-n", "-p", "-C"]
         clean = ["env", "-i", PATH, "LANG=C.UTF-8", f"PYTHONPATH={ROOT}:{ROOT / 'tests'}"]
         return [*enter, "--", *clean, *command]
-
-    def python(self, *words: str, **more) -> "subprocess.CompletedProcess[str]":
-        """The interpreter of the tests, inside."""
-        return self.run(sys.executable, *words, **more)
 
     def path(self, inside: str) -> Path:
         """A path inside, seen from here, in the mounts of its init."""
@@ -157,7 +153,7 @@ class Booted:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 if self.leader:
                     self.run("systemctl", "poweroff", timeout_s=30)
-                self.process.wait(POWEROFF_S)
+                    self.process.wait(POWEROFF_S)
             if self.process.poll() is None:
                 with contextlib.suppress(psutil.Error):
                     for child in psutil.Process(self.process.pid).children():
@@ -187,7 +183,7 @@ class Booted:
                 yield f"--bind-ro={path}"
 
     def _init(self) -> int:
-        """The pid of its init: the child of the process that we have started; 0 while there is none."""
+        """The pid of its init, the child of the process that we have started; 0 without one."""
         assert self.process is not None
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children():
@@ -207,11 +203,14 @@ def booted() -> Iterator[Booted]:
     if reason is not None:
         raise NotBootedError(reason)
     folder = Path(tempfile.gettempdir()) / f"tunerd-test-{secrets.token_hex(4)}"
-    folder.mkdir()
-    system = Booted(folder)
-    try:
-        system.lay()
-        system.boot()
-        yield system
-    finally:
-        system.off()
+    # two at once would share one control group, and each end what is the other's
+    with Path(tempfile.gettempdir(), "tunerd-test-booted.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir()
+        system = Booted(folder)
+        try:
+            system.lay()
+            system.boot()
+            yield system
+        finally:
+            system.off()

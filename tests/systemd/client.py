@@ -1,10 +1,13 @@
 """What tests ask of an installed tunerd from inside its system; the answer is one line.
 
-Usage:  client.py complete PROMPT TOKENS | ask SOCKET | knock SECONDS
+Usage:  client.py complete|stream PROMPT TOKENS | ask SOCKET UID GID | knock SECONDS | opens PATH...
+        (stream: a line more, `begun`, with the first of the answer)
 """
 
+import errno
 import http.client
 import json
+import os
 import socket
 import sys
 import time
@@ -13,7 +16,7 @@ ADDRESS = ("127.0.0.1", 8000)
 ANSWER_S = 120.0
 
 
-def complete(prompt: str, tokens: str) -> str:
+def complete(prompt: str, tokens: str, *, begun: bool = False) -> str:
     """The text of a completion, sent as a stream and read to [DONE]."""
     body = {"model": "fake", "prompt": prompt, "max_tokens": int(tokens), "temperature": 0}
     connection = http.client.HTTPConnection(*ADDRESS, timeout=ANSWER_S)
@@ -24,14 +27,26 @@ def complete(prompt: str, tokens: str) -> str:
         {"Content-Type": "application/json"},
     )
     response = connection.getresponse()
-    lines = [line[5:].strip() for line in response.read().decode().splitlines() if line]
+    first = response.readline()
+    if begun:
+        print("begun", flush=True)
+    raw = first + response.read()
+    lines = [line[5:].strip() for line in raw.decode().splitlines() if line]
     if response.status != 200 or lines[-1:] != ["[DONE]"]:
         return f"{response.status} {lines[-3:]}"
     return "".join(c["text"] for line in lines[:-1] for c in json.loads(line)["choices"])
 
 
-def ask(path: str) -> str:
-    """The status line of `GET /v1/status` on a unix socket, or the error's name."""
+def stream(prompt: str, tokens: str) -> str:
+    """The same, with a word when it has begun."""
+    return complete(prompt, tokens, begun=True)
+
+
+def ask(path: str, uid: str, gid: str) -> str:
+    """The status line of `GET /v1/status` on a unix socket as this user, or the error's name."""
+    os.setgroups([])
+    os.setgid(int(gid))
+    os.setuid(int(uid))
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(ANSWER_S)
         try:
@@ -56,5 +71,19 @@ def knock(seconds: str) -> str:
     return json.dumps({"tried": tried, "refused": refused})
 
 
+def opens(*paths: str) -> str:
+    """What opening each file says: the name of the error, or `opened`."""
+    found = {}
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDWR))
+        except OSError as error:
+            found[path] = errno.errorcode[error.errno or 0]
+        else:
+            found[path] = "opened"
+    return json.dumps(found)
+
+
 if __name__ == "__main__":
-    print({"complete": complete, "ask": ask, "knock": knock}[sys.argv[1]](*sys.argv[2:]))
+    verbs = {"complete": complete, "stream": stream, "ask": ask, "knock": knock, "opens": opens}
+    print(verbs[sys.argv[1]](*sys.argv[2:]), flush=True)
