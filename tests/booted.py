@@ -4,7 +4,6 @@ Nothing of the host is changed: what is written inside goes to a tmpfs that ends
 """
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -46,6 +45,19 @@ def lacking() -> str | None:
     return None
 
 
+def control_groups() -> Path:
+    """Where the unified hierarchy of control groups is mounted.
+
+    Raises:
+        NotBootedError: nowhere.
+    """
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _, where, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(where)
+    raise NotBootedError("no unified hierarchy of control groups is mounted")
+
+
 @dataclass
 class Booted:
     """One running system."""
@@ -54,6 +66,7 @@ class Booted:
     process: "subprocess.Popen[bytes] | None" = None
     leader: int = 0  # pid of its init, seen from here
     mounts: list[Path] = field(default_factory=list)
+    group: Path | None = None  # its control group
 
     @property
     def root(self) -> Path:
@@ -90,7 +103,10 @@ class Booted:
             NotBootedError: it did not within BOOT_S.
         """
         log = self.folder / "boot.log"
+        self.group = control_groups() / self.folder.name
+        self.group.mkdir()  # two systems in one would end each other's units
         command = [
+            "sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.group),
             "systemd-nspawn", f"--directory={self.root}", f"--machine={self.folder.name}",
             "--register=no", "--keep-unit", "--private-network", "--console=pipe", *FILTERS,
             *self._binds(), "--boot",
@@ -165,6 +181,10 @@ class Booted:
             if subprocess.run(["umount", str(where)], check=False).returncode:
                 subprocess.run(["umount", "-l", str(where)], check=False)
         with contextlib.suppress(OSError):
+            if self.group is not None:
+                for below in sorted(self.group.glob("**/"), reverse=True):  # the deepest first
+                    below.rmdir()
+        with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def _mount(self, kind: str, where: Path, options: str) -> None:
@@ -203,14 +223,11 @@ def booted() -> Iterator[Booted]:
     if reason is not None:
         raise NotBootedError(reason)
     folder = Path(tempfile.gettempdir()) / f"tunerd-test-{secrets.token_hex(4)}"
-    # two at once would share one control group, and each end what is the other's
-    with Path(tempfile.gettempdir(), "tunerd-test-booted.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder.mkdir()
-        system = Booted(folder)
-        try:
-            system.lay()
-            system.boot()
-            yield system
-        finally:
-            system.off()
+    folder.mkdir()
+    system = Booted(folder)
+    try:
+        system.lay()
+        system.boot()
+        yield system
+    finally:
+        system.off()
