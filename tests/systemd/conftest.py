@@ -1,0 +1,33 @@
+"""One booted system for the tests of a module, and tunerd in it."""
+
+import pytest
+from booted import NotBootedError, booted
+from installed import Installed
+
+
+@pytest.fixture(scope="module")
+def system():
+    """One system for the whole module."""
+    try:
+        with booted() as running:
+            yield running
+    except NotBootedError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def installed(system):
+    """A configuration, nothing installed; nothing of it is left for the next test."""
+    service = Installed(system)
+    service.configure()
+    yield service
+    service.remove()
+
+
+@pytest.fixture
+def served(installed):
+    """The one unit, installed and serving."""
+    installed.install()
+    installed.systemctl("start", "tuner.service")
+    installed.serves("tuner.service")
+    return installed
