@@ -9,6 +9,7 @@ import pytest
 from vllm_stage import VllmStage, client, complete, stream
 
 from service.demo.prompts import code_prompts
+from tuner.search import MAX_ATTEMPTS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
@@ -88,15 +89,17 @@ async def test_search_survives_kill_9_and_promotes_what_is_better(searching):
 
     trials = stage.control.get("/v1/trials?limit=50")["trials"]
     searched = [
-        (trial["label"], m["tok_s"])
+        (trial["label"], m["tok_s"], m["invalid"])
         for trial in trials
         for m in trial["measurements"]
         if m["phase"] == "search" and trial["status"] == "done"
     ]
-    labels = [label for label, _ in searched]
+    # a start that other work on the machine disturbed says nothing and is made again
+    rates = [rate for _, rate, invalid in searched if invalid is None]
     # a ladder may start a draft length again, once the others have been tried
-    assert len(labels) <= 3, "more starts than the budget"
-    assert all(rate is None or rate > 0 for _, rate in searched)
+    assert len(rates) <= 3, f"more starts than the budget: {searched}"
+    assert len(searched) <= 3 * MAX_ATTEMPTS, f"more attempts than the budget: {searched}"
+    assert all(rate is None or rate > 0 for rate in rates)
     events = stage.control.get("/v1/history?limit=100")["events"]
     verdicts = [e["sentence"] for e in events if e["kind"] == "verdict"]
     print("\n", searched, verdicts)
@@ -109,7 +112,7 @@ async def test_search_survives_kill_9_and_promotes_what_is_better(searching):
     for profile in promoted:  # the demo pair has an interior optimum, but noise may hide it here
         assert profile["evidence"]["gain_low"] > 0
         assert profile["evidence"]["pairs"] == 2
-    if not promoted:
+    if rates and not promoted:
         assert "kept the default" in verdicts[0] or "already the best" in verdicts[0]
 
 
