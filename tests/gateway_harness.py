@@ -12,9 +12,11 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 ROOT = FAKE.parent.parent
@@ -325,6 +327,39 @@ def started(gateway, **options):
     assert CANARY not in log
     assert "Traceback" not in log
     assert "Cannot serve a request" not in log
+
+
+@contextlib.asynccontextmanager
+async def several(folder):
+    """Starts any number of gateways, each in a folder of its own, and ends them all."""
+    with contextlib.ExitStack() as stack:
+        made = []
+
+        async def start(settings=None, runtime=None, **options):
+            gateway = Gateway(folder / f"g{len(made)}", settings or {}, runtime=runtime)
+            made.append(gateway)
+            stack.enter_context(started(gateway, **options))
+            return await gateway.open()
+
+        yield start
+        for gateway in made:
+            await gateway.close()
+
+
+@contextlib.asynccontextmanager
+async def answering(folder, handler):
+    """What routes to an engine that answers everything by this handler."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    socket = folder / "odd.sock"
+    try:
+        await web.UnixSite(runner, str(socket)).start()
+        wanted = {"socket": str(socket), "token": folder.name, "profile": "p"}
+        yield SimpleNamespace(route=lambda **more: {**wanted, **more})
+    finally:
+        await runner.cleanup()
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ every way is taken once, in an order drawn anew.
 import argparse
 import contextlib
 import json
+import math
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +20,8 @@ from pathlib import Path
 
 from gateway_ways import Way, ways
 
-from tuner.compare import student_quantile
+from tuner.compare import fixed_interval
+from tuner.latency import percentile
 
 HERE = Path(__file__).parent
 OUT = Path(".cache/bench/gateway.json")
@@ -47,9 +48,10 @@ SHAPES = (
 )
 
 
-def quantile(values: list[float], share: float) -> float:
-    """The value below which this share lies."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def milliseconds(delays_s: list[float], share: float) -> float:
+    """A quantile of delays; NaN without any."""
+    found = percentile(delays_s, share)
+    return math.nan if found is None else found * 1e3
 
 
 def measure(way: Way, shape: Shape) -> dict[str, float]:
@@ -74,10 +76,10 @@ def measure(way: Way, shape: Shape) -> dict[str, float]:
         raise SystemExit(f"{way.name}: {seen['failed']} of {shape.streams} streams lost chunks.")
     return {
         "cpu_us": (way.cpu_s() - before_s) / chunks * 1e6,
-        "first_p50_ms": quantile(seen["firsts"], 0.5) * 1e3,
-        "first_p99_ms": quantile(seen["firsts"], 0.99) * 1e3,
-        "chunk_p50_ms": quantile(seen["delays"], 0.5) * 1e3,
-        "chunk_p99_ms": quantile(seen["delays"], 0.99) * 1e3,
+        "first_p50_ms": milliseconds(seen["firsts"], 0.5),
+        "first_p99_ms": milliseconds(seen["firsts"], 0.99),
+        "chunk_p50_ms": milliseconds(seen["delays"], 0.5),
+        "chunk_p99_ms": milliseconds(seen["delays"], 0.99),
         "rss_mib": way.rss_mib(),
         "wall_s": seen["wall_s"],
     }
@@ -85,12 +87,9 @@ def measure(way: Way, shape: Shape) -> dict[str, float]:
 
 def shown(values: list[float], digits: int) -> str:
     """Mean and 95 % interval of rounds (Student's t)."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    reach = student_quantile(0.975, len(values) - 1) * statistics.stdev(values)
-    reach /= len(values) ** 0.5
-    return f"{mean:.{digits}f} ± {reach:.{digits}f}"
+    found = fixed_interval(values)
+    reach = f" ± {found.high - found.mean:.{digits}f}" if len(values) > 1 else ""
+    return f"{found.mean:.{digits}f}{reach}"
 
 
 COLUMNS = (

@@ -10,16 +10,17 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+PATH = "/v1/chat/completions"
 SENT = re.compile(rb'"content": ?"(\d+)"')  # what the upstream's word is
 
 
 class Load:
     """Streams through one address; delays in s, one per chunk, the first ones apart."""
 
-    def __init__(self, url: str, path: str, headers: dict[str, str]) -> None:
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
-        self.path, self.headers = path, headers
+        self.headers = headers
         self.firsts: list[float] = []
         self.delays: list[float] = []
         self.failed = 0
@@ -35,7 +36,7 @@ class Load:
                 "temperature": token_s,  # the pace, in the one number that every proxy passes on
             }
         ).encode()
-        head = [f"POST {self.path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
+        head = [f"POST {PATH} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         head += [f"{name}: {value}" for name, value in self.headers.items()]
         head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
@@ -71,14 +72,13 @@ async def main() -> None:
     """Print the delays as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
-    parser.add_argument("--path", default="/v1/chat/completions")
     parser.add_argument("--header", action="append", default=[])
     parser.add_argument("--streams", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--token-s", type=float, required=True)
     options = parser.parse_args()
     headers = dict(line.split(": ", 1) for line in options.header)
-    load = Load(options.url, options.path, headers)
+    load = Load(options.url, headers)
     began = time.monotonic()
     await load.run(options.streams, options.tokens, options.token_s)
     json.dump(

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from peers_process import end_group, free_port
 
 HERE = Path(__file__).parent
 COME_UP_S = 120.0  # LiteLLM imports for half a minute here
@@ -44,13 +44,6 @@ class Way:
         return sum(process.memory_info().rss for process in self._tree()) / 2**20
 
 
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def spawn(
     stack: contextlib.ExitStack, folder: Path, name: str, command: Sequence[str], **env: str
 ) -> int:
@@ -65,16 +58,7 @@ def spawn(
         start_new_session=True,
     )
 
-    def end() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    stack.callback(end)
+    stack.callback(end_group, process)
     return process.pid
 
 

@@ -1,4 +1,4 @@
-"""Engines that tests share: a start costs half a minute."""
+"""Engines that tests share: a start of a real one costs half a minute."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from gateway_harness import fake
 from vllm_stage import CACHE, VllmStage
 
 from service.demo.deepen import PAIR, demo_pair
@@ -88,3 +89,16 @@ def live_stage(tmp_path_factory, pair):
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def first_fake(folder):
+    """A fake engine that the tests of a module share, in the folder of that module."""
+    with fake(folder, "first") as engine:
+        yield engine
+
+
+@pytest.fixture
+async def engine(first_fake):
+    """A fake engine, as if just started."""
+    return await first_fake.fresh()

@@ -8,7 +8,7 @@ import sys
 
 import aiohttp
 import pytest
-from gateway_harness import Gateway, fake, started, until
+from gateway_harness import Gateway, started, until
 
 from service.gateway.guesses import MOST
 from tuner import keys
@@ -35,17 +35,6 @@ def file(folder):
 def locked(folder, file):
     with started(Gateway(folder / "locked", {"keys_file": str(file)})) as gateway:
         yield gateway
-
-
-@pytest.fixture(scope="module")
-def running_engine(folder):
-    with fake(folder, "keys") as engine:
-        yield engine
-
-
-@pytest.fixture
-async def engine(running_engine):
-    return await running_engine.fresh()
 
 
 @pytest.fixture

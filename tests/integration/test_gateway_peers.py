@@ -9,7 +9,7 @@ import socket
 import time
 
 import pytest
-from gateway_harness import CANARY, Gateway, fake, raw, started, until
+from gateway_harness import CANARY, Gateway, raw, started, until
 
 HEAD_S, BODY_S, WRITE_S = 0.6, 0.6, 1.0
 PER_ADDRESS = 6
@@ -33,17 +33,6 @@ def wary(folder):
     }
     with started(Gateway(folder / "wary", settings)) as gateway:
         yield gateway
-
-
-@pytest.fixture(scope="module")
-def running_engine(folder):
-    with fake(folder, "peers") as engine:
-        yield engine
-
-
-@pytest.fixture
-async def engine(running_engine):
-    return await running_engine.fresh()
 
 
 @pytest.fixture

@@ -10,14 +10,23 @@ import socket
 import sys
 import time
 import zlib
-from types import SimpleNamespace
 
 import aiohttp
 import psutil
 import pytest
 from aiohttp import web
 from fake_engine import answer
-from gateway_harness import CANARY, Gateway, fake, raw, started, terminate, until
+from gateway_harness import (
+    CANARY,
+    Gateway,
+    answering,
+    fake,
+    raw,
+    several,
+    started,
+    terminate,
+    until,
+)
 from yarl import URL
 
 CANCEL_S = 1.0  # within which an engine must learn that its client left
@@ -62,24 +71,8 @@ async def strict(narrow):
 @pytest.fixture
 async def own(tmp_path):
     """Starts gateways for one test."""
-    with contextlib.ExitStack() as stack:
-        made = []
-
-        async def start(settings=None, runtime=None, **options):
-            gateway = Gateway(tmp_path / f"g{len(made)}", settings or {}, runtime=runtime)
-            made.append(gateway)
-            stack.enter_context(started(gateway, **options))
-            return await gateway.open()
-
+    async with several(tmp_path) as start:
         yield start
-        for gateway in made:
-            await gateway.close()
-
-
-@pytest.fixture(scope="module")
-def first_fake(folder):
-    with fake(folder, "first") as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +85,6 @@ def second_fake(folder):
 def speculating_fake(folder):
     with fake(folder, "spec", "--speculative-config", SPECULATION) as engine:
         yield engine
-
-
-@pytest.fixture
-async def engine(first_fake):
-    """A fake engine, as if just started."""
-    return await first_fake.fresh()
 
 
 @pytest.fixture
@@ -343,17 +330,6 @@ async def test_a_silent_engine_times_out(strict, engine, after):
     assert ["timeout"] == await strict.outcomes(1)
 
 
-async def odd_answer(folder, handler):
-    """What gives an engine that answers by this handler, on a socket of its own."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.UnixSite(runner, str(folder / "odd.sock")).start()
-    wanted = {"socket": str(folder / "odd.sock"), "token": folder.name, "profile": "p"}
-    return runner, SimpleNamespace(route=lambda **more: {**wanted, **more})
-
-
 async def test_a_compressed_answer_passes_as_it_is(gateway, tmp_path):
     """F80: the gateway neither unpacks nor counts what the client and the engine agreed on."""
     packed = gzip.compress(b'{"choices": []}' * 1000)
@@ -364,8 +340,7 @@ async def test_a_compressed_answer_passes_as_it_is(gateway, tmp_path):
             headers={"Content-Encoding": "gzip", "Content-Type": "application/json"},
         )
 
-    runner, engine = await odd_answer(tmp_path, handler)
-    try:
+    async with answering(tmp_path, handler) as engine:
         await gateway.route(engine)
         connector = aiohttp.TCPConnector()
         session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
@@ -375,8 +350,6 @@ async def test_a_compressed_answer_passes_as_it_is(gateway, tmp_path):
         ):
             found = (reply.status, reply.headers["Content-Encoding"], await reply.read())
         await gateway.route(None, gate="hold")
-    finally:
-        await runner.cleanup()
 
     assert (200, "gzip", packed) == found
 
@@ -392,15 +365,12 @@ async def test_an_answer_in_one_large_chunk_passes_whole(gateway, tmp_path):
         await response.write(large)
         return response
 
-    runner, engine = await odd_answer(tmp_path, handler)
-    try:
+    async with answering(tmp_path, handler) as engine:
         await gateway.route(engine)
         body = {"prompt": "x"}
         async with gateway.session.post("/v1/embeddings", json=body) as reply:
             found = (reply.status, zlib.crc32(await reply.read()))
         await gateway.route(None, gate="hold")
-    finally:
-        await runner.cleanup()
 
     assert (200, zlib.crc32(large)) == found
 
@@ -411,13 +381,10 @@ async def test_endless_headers_of_an_engine_are_a_bad_gateway(gateway, tmp_path)
     async def handler(_):
         return web.json_response({}, headers={"X-Endless": "y" * 65536})
 
-    runner, engine = await odd_answer(tmp_path, handler)
-    try:
+    async with answering(tmp_path, handler) as engine:
         await gateway.route(engine)
         reply = await gateway.complete()
         await gateway.route(None, gate="hold")
-    finally:
-        await runner.cleanup()
 
     assert (502, "tunerd") == (reply.status, json.loads(reply.body)["src"])
     await gateway.becomes(in_flight=0, held=0)
@@ -461,20 +428,7 @@ async def test_the_id_of_a_request_is_stamped_for_the_engine_only(gateway, tmp_p
         seen.append(request.headers["X-Request-Id"])
         return web.json_response({"id": "x"}, headers={"X-Request-Id": seen[-1]})
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", echo)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.UnixSite(runner, str(tmp_path / "echo.sock")).start()
-    try:
-        where = SimpleNamespace(
-            route=lambda **more: {
-                "socket": str(tmp_path / "echo.sock"),
-                "token": "echo",
-                "profile": "p",
-                **more,
-            }
-        )
+    async with answering(tmp_path, echo) as where:
         await gateway.route(where)
         body = {"prompt": "x", "max_tokens": 128, "temperature": 0}
         ids = {"X-Request-Id": "mine~t7"}
@@ -483,8 +437,6 @@ async def test_the_id_of_a_request_is_stamped_for_the_engine_only(gateway, tmp_p
         async with gateway.session.get("/v1/models", headers=ids) as reply:
             plain = reply.headers.getall("X-Request-Id")
         await gateway.route(None, gate="hold")
-    finally:
-        await runner.cleanup()
 
     assert [["mine~t7"], ["mine~t7"]] == [own, plain]
     assert ["mine~t7~t1", "mine~t7"] == seen

@@ -7,9 +7,10 @@ import json
 import openai
 import pytest
 from fake_engine import answer
-from gateway_harness import CANARY, Gateway, fake, started, terminate, until
+from gateway_harness import CANARY, Gateway, several, started, terminate, until
 
 COMMENT_S = 0.1
+COMMENTING = {"hold_comments": True, "hold_comment_s": COMMENT_S, "hold_s": 60.0}
 SWITCHING = b": tuner is switching the profile, about "
 HOLDING = b": tuner holds this request until the engine is ready\n\n"
 
@@ -22,25 +23,13 @@ def folder(tmp_path_factory):
 @pytest.fixture
 async def own(tmp_path):
     """Starts gateways that comment, for one test."""
-    with contextlib.ExitStack() as stack:
-        made = []
-
-        async def start(**settings):
-            said = {"hold_comments": True, "hold_comment_s": COMMENT_S, "hold_s": 60.0}
-            gateway = Gateway(tmp_path / f"g{len(made)}", {**said, **settings})
-            made.append(gateway)
-            stack.enter_context(started(gateway))
-            return await gateway.open()
-
-        yield start
-        for gateway in made:
-            await gateway.close()
+    async with several(tmp_path) as start:
+        yield lambda **settings: start({**COMMENTING, **settings})
 
 
 @pytest.fixture(scope="module")
 def talking(folder):
-    settings = {"hold_comments": True, "hold_comment_s": COMMENT_S, "hold_s": 60.0}
-    with started(Gateway(folder / "talking", settings)) as gateway:
+    with started(Gateway(folder / "talking", COMMENTING)) as gateway:
         yield gateway
 
 
@@ -49,18 +38,6 @@ async def gateway(talking):
     """A gateway that comments."""
     yield await talking.open()
     await talking.close()
-
-
-@pytest.fixture(scope="module")
-def first_fake(folder):
-    with fake(folder, "first") as engine:
-        yield engine
-
-
-@pytest.fixture
-async def engine(first_fake):
-    """A fake engine, as if just started."""
-    return await first_fake.fresh()
 
 
 class Listener:

@@ -112,7 +112,7 @@ async def test_search_survives_kill_9_and_promotes_what_is_better(searching):
     for profile in promoted:  # the demo pair has an interior optimum, but noise may hide it here
         assert profile["evidence"]["gain_low"] > 0
         assert profile["evidence"]["pairs"] == 2
-    if rates and not promoted:
+    if not promoted:
         assert "kept the default" in verdicts[0] or "already the best" in verdicts[0]
 
 

@@ -24,7 +24,7 @@ async def test_delays_are_taken_of_every_chunk_and_lost_chunks_are_seen():
     """Two streams of five chunks: two first delays and eight others; a cut stream is lost."""
     server = await asyncio.start_server(upstream.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    client = load.Load(f"http://127.0.0.1:{port}", "/v1/chat/completions", {})
+    client = load.Load(f"http://127.0.0.1:{port}", {})
     await client.run(2, 5, 0.01)
 
     assert (2, 8, 0) == (len(client.firsts), len(client.delays), client.failed)
@@ -38,7 +38,7 @@ async def test_delays_are_taken_of_every_chunk_and_lost_chunks_are_seen():
 
     cutting = await asyncio.start_server(cut, "127.0.0.1", 0)
     port = cutting.sockets[0].getsockname()[1]
-    client = load.Load(f"http://127.0.0.1:{port}", "/v1/chat/completions", {})
+    client = load.Load(f"http://127.0.0.1:{port}", {})
     await client.run(1, 5, 0.01)
     cutting.close()
 
