@@ -12,6 +12,8 @@ from stage import Table, merged, toml, until
 HERE = "/opt/tunerd-test"  # inside
 CONFIG = "/etc/tuner/tuner.toml"
 CLIENT = str(ROOT / "tests/systemd/client.py")
+ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
+UNITS = ("tuner.service", "tunerd.service", "tuner-gateway.service", *ENGINES)
 SETTINGS: Table = {
     "state_dir": "/var/lib/tuner",
     "runtime_dir": "/run/tuner",
@@ -67,7 +69,7 @@ class Installed:
 
     def remove(self) -> None:
         """Stop and remove everything, whatever a test has left."""
-        for unit in ("tuner.service", "tunerd.service", "tuner-gateway.service"):
+        for unit in UNITS:
             self.system.run("systemctl", "kill", "-s", "CONT", unit)
             shutil.rmtree(self.system.path(f"/run/systemd/system/{unit}.d"), ignore_errors=True)
         done = self.tuner("uninstall", "--purge")
@@ -116,6 +118,14 @@ class Installed:
             return until(there, f"{unit} serves")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.system.journal(unit)}") from error
+
+    def engine(self) -> tuple[str, ...]:
+        """The engine's unit, the id of its run, and its main process; empty without one."""
+        for unit in ENGINES:
+            shown = [self.system.show(unit, name) for name in ("InvocationID", "MainPID")]
+            if self.system.show(unit, "ActiveState") == "active":
+                return unit, *shown
+        return "", "", ""
 
     def members(self, unit: str) -> dict[int, str]:
         """The processes of a unit by pid, with when each began."""

@@ -1,16 +1,19 @@
 """What tests ask of an installed tunerd from inside its system; the answer is one line.
 
 Usage:  client.py complete|stream PROMPT TOKENS | ask SOCKET UID GID | knock SECONDS | opens PATH...
-        (stream: a line more, `begun`, with the first of the answer)
+                  | load SECONDS PROMPT TOKENS | sandbox PATH...
+        (stream, load: a line more, `begun`, with the first of the answer)
 """
 
 import errno
 import http.client
 import json
+import mmap
 import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 ADDRESS = ("127.0.0.1", 8000)
 ANSWER_S = 120.0
@@ -71,12 +74,39 @@ def knock(seconds: str) -> str:
     return json.dumps({"tried": tried, "refused": refused})
 
 
+def load(seconds: str, prompt: str, tokens: str) -> str:
+    """One completion after the other for so long; how often each text or error was the answer."""
+    found: dict[str, int] = {}
+    end = time.monotonic() + float(seconds)
+    print("begun", flush=True)
+    while time.monotonic() < end:
+        try:
+            text = complete(prompt, tokens)
+        except (OSError, http.client.HTTPException) as error:
+            text = type(error).__name__
+        found[text] = found.get(text, 0) + 1
+    return json.dumps(found)
+
+
+def sandbox(*paths: str) -> str:
+    """What a unit lets its process do: open these paths, run what it has written, use a network."""
+    code = "executable"
+    try:
+        mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+    except OSError as error:
+        code = errno.errorcode[error.errno or 0]
+    devices = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
+    links = sorted(line.partition(":")[0].strip() for line in devices if ":" in line)
+    found = {**json.loads(opens(*paths)), "memory": code, "links": links}
+    return json.dumps(found)
+
+
 def opens(*paths: str) -> str:
     """What opening each file says: the name of the error, or `opened`."""
     found = {}
     for path in paths:
         try:
-            os.close(os.open(path, os.O_RDWR))
+            os.close(os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR))
         except OSError as error:
             found[path] = errno.errorcode[error.errno or 0]
         else:
@@ -85,5 +115,5 @@ def opens(*paths: str) -> str:
 
 
 if __name__ == "__main__":
-    verbs = {"complete": complete, "stream": stream, "ask": ask, "knock": knock, "opens": opens}
-    print(verbs[sys.argv[1]](*sys.argv[2:]), flush=True)
+    verbs = (complete, stream, ask, knock, opens, load, sandbox)
+    print({verb.__name__: verb for verb in verbs}[sys.argv[1]](*sys.argv[2:]), flush=True)
