@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from profiles.errors import DeniedError, ExitCode, StoreError, TunerError, UnavailableError
+from service.engine_unit import guarded
 from service.install import host, plan, units
 from service.install.job import Job, out
 from service.install.plan import Change
@@ -68,6 +69,8 @@ def install(job: Job) -> int:
     files = units.files(wanted, templates)
     changes = plan.changes(job.root, files)
     config = job.root / units.CONFIG if options.config is None else Path(wanted.config)
+    if job.real and options.split and config.exists():
+        guarded(config)  # what the engine's launcher would say at its first start
     if not config.exists():
         first = units.first_config(wanted, templates)
         changes.append(Change(path=config, before=None, after=first))
@@ -98,7 +101,7 @@ def stop(job: Job, names: set[str]) -> bool:
     if loaded:
         job.do("systemctl", "disable", "--now", *sorted(loaded))
     if units.ENGINE in names:  # last: nobody starts another one any more
-        job.do("systemctl", "stop", *units.ENGINES)
+        job.do("systemctl", "stop", *units.ENGINES, units.SLICE)
     return bool(loaded)
 
 

@@ -25,6 +25,7 @@ ONE = ("tuner.service",)
 SPLIT = ("tunerd.service", "tuner-gateway.service", "tuner-gateway.socket")
 ENGINE = "tuner-engine@.service"
 ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
+SLICE = "tuner.slice"  # of the split form, made by systemd itself
 DOCTOR = "tuner-doctor.service"
 
 

@@ -23,8 +23,8 @@ def upgrade(job: Job) -> int:
     """
     options = job.options
     main = _installed(job.root)
-    user, said = _said(job.root / units.UNITS / main)
-    config = None if said == f"/{units.CONFIG}" else Path(said)
+    user, named = said(job.root / units.UNITS / main)
+    config = None if named == f"/{units.CONFIG}" else Path(named)
     drain_s = load(config or job.root / units.CONFIG).gateway.drain_s
     if main == TUNERD and options.prefix is None:
         host.need_polkit()
@@ -38,7 +38,8 @@ def upgrade(job: Job) -> int:
     )
     files = units.files(wanted, units.templates())
     changes = plan.changes(job.root, files)
-    stale = {name for name in (main, GATEWAY) if _stale(job, name, changes)}
+    differs = runs_older if job.real else _changed
+    stale = {name for name in (main, GATEWAY) if differs(name, changes)}
     if not options.dry_run:
         for change in changes:
             change.make()
@@ -94,7 +95,7 @@ def _installed(root: Path) -> str:
     )
 
 
-def _said(unit: Path) -> tuple[str, str]:
+def said(unit: Path) -> tuple[str, str]:
     """User and configuration that a unit of ours names."""
     lines = [line.partition("=") for line in unit.read_text(encoding="utf-8").splitlines()]
     values = {name: value for name, _, value in lines}
@@ -105,11 +106,11 @@ def _said(unit: Path) -> tuple[str, str]:
     return values.get("User", units.USER), config
 
 
-def _stale(job: Job, unit: str, changes: list[Change]) -> bool:
+def runs_older(unit: str, changes: list[Change]) -> bool:
     """Whether a unit runs with something else than what is there now."""
-    if not job.real:
-        return any(change.path.name == unit for change in changes)
     began = host.began(unit)
-    if began is None:
-        return False
-    return began < age.of_code() or any(change.path.name == unit for change in changes)
+    return began is not None and (began < age.of_code() or _changed(unit, changes))
+
+
+def _changed(unit: str, changes: list[Change]) -> bool:
+    return any(change.path.name == unit for change in changes)

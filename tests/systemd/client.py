@@ -95,7 +95,7 @@ def sandbox(*paths: str) -> str:
         mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
     except OSError as error:
         code = errno.errorcode[error.errno or 0]
-    devices = Path("/proc/net/dev").read_text(encoding="utf-8").splitlines()
+    devices = Path("/proc/self/net/dev").read_text(encoding="utf-8").splitlines()
     links = sorted(line.partition(":")[0].strip() for line in devices if ":" in line)
     found = {**json.loads(opens(*paths)), "memory": code, "links": links}
     return json.dumps(found)

@@ -7,7 +7,7 @@ import time
 import pytest
 from booted import ROOT
 from fake_engine import answer
-from installed import CLIENT, ENGINES, HERE
+from installed import CLIENT, CONFIG, ENGINES, HERE
 from stage import until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(600)]
@@ -184,33 +184,55 @@ def test_tunerd_may_do_to_engines_what_it_needs_and_nothing_else(split):
     assert ["refused"] * 7 == may_not
 
 
+def slots(split):
+    """The order of the running engine, and the other unit with the place of its order."""
+    unit, *_ = split.engine()
+    (idle,) = set(ENGINES) - {unit}
+    names = (each.partition("@")[2][0] for each in (unit, idle))
+    running, free = (split.system.path(f"{ORDERS}/{name}.json") for name in names)
+    return json.loads(running.read_text()), idle, free
+
+
+def refused(split, idle, path, order):
+    """Give an order to the unit that is free; the exit status of the launcher and what it says."""
+    path.write_text(json.dumps(order), encoding="utf-8")
+    split.system.run("chgrp", "tuner-engine", f"{ORDERS}/{path.name}")
+    split.systemctl("start", idle)
+    until(lambda: split.system.show(idle, "ActiveState") == "failed", f"{order} is refused")
+    path.unlink()
+    found = split.system.show(idle, "ExecMainStatus"), split.system.journal(idle)
+    split.system.run("systemctl", "reset-failed", idle)
+    return found
+
+
 def test_an_order_is_knobs_and_nothing_else(split):
     """Another field, a bad knob, another configuration's digest, an old order: exit 78, said so."""
     engine = split.engine()
-    (idle,) = set(ENGINES) - {engine[0]}
-    good = json.loads(
-        split.system.path(f"{ORDERS}/{engine[0].partition('@')[2][0]}.json").read_text()
-    )
-    path = split.system.path(f"{ORDERS}/{idle.partition('@')[2][0]}.json")
+    good, idle, path = slots(split)
     orders = {
         "'command'": {**good, "command": ["/bin/sh"]},
         "max_num_seqs": {**good, "knobs": {**good["knobs"], "max_num_seqs": "1; reboot"}},
         "is not the one that tunerd has read": {**good, "token": "0" * 16, "launch": "0" * 12},
         "was obeyed before": good,
     }
-    said = {}
-    for wrong, order in orders.items():
-        path.write_text(json.dumps(order), encoding="utf-8")
-        split.system.run("chgrp", "tuner-engine", f"{ORDERS}/{path.name}")
-        split.systemctl("start", idle)
-        until(lambda: split.system.show(idle, "ActiveState") == "failed", f"{wrong} is refused")
-        said[wrong] = (split.system.show(idle, "ExecMainStatus"), split.system.journal(idle))
-    path.unlink()
-    split.system.run("systemctl", "reset-failed", idle)
+    found = {wrong: refused(split, idle, path, order) for wrong, order in orders.items()}
 
-    assert dict.fromkeys(orders, "78") == {wrong: status for wrong, (status, _) in said.items()}
-    assert [] == [wrong for wrong, (_, text) in said.items() if wrong not in text]
+    assert dict.fromkeys(orders, "78") == {wrong: status for wrong, (status, _) in found.items()}
+    assert [] == [wrong for wrong, (_, text) in found.items() if wrong not in text]
     assert engine == split.engine()
+
+
+def test_a_configuration_of_another_user_is_not_obeyed(split):
+    """It says what is executed: neither the launcher nor the installer takes it but from root."""
+    good, idle, path = slots(split)
+    split.system.run("chown", "tuner", CONFIG)
+    status, text = refused(split, idle, path, {**good, "token": "1" * 16})
+    installed = split.tuner("install", "--split")
+    split.system.run("chown", "root", CONFIG)
+
+    assert ("78", 78) == (status, installed.returncode)
+    assert "chown root" in text
+    assert "chown root" in installed.stderr
 
 
 @pytest.fixture
@@ -289,7 +311,9 @@ def test_everything_stops_in_good_order(split):
 
 def test_purge_leaves_nothing(split):
     """No unit, rule, user, folder or process of either user is there afterwards."""
-    pids = {pid: began for unit in ENGINES for pid, began in split.members(unit).items()}
+    pids = {}
+    for unit in (GATEWAY, TUNERD, split.engine()[0]):
+        pids |= split.members(unit)
     done = split.tuner("uninstall", "--purge")
     run = split.system.run
     left = run(
@@ -302,5 +326,5 @@ def test_purge_leaves_nothing(split):
 
     assert 0 == done.returncode, done.stderr
     assert "" == left.stdout
-    assert len(pids) >= 1
+    assert len(pids) >= 3
     assert {} == {pid: began for pid, began in pids.items() if split.began(pid) == began}
