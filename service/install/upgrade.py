@@ -63,6 +63,12 @@ def _restart_everything(job: Job, stale: set[str], drain_s: float) -> None:
 
 
 def _restart_control(job: Job, stale: set[str], changes: list[Change]) -> None:
+    what = {change.path.name: change.what for change in changes}
+    if what.get(units.ENGINE) == "create" and stale:
+        # an older form, whose engine is a child of tunerd and whose gateway is not in its group
+        sys.stderr.write("The engine gets a unit of its own: the model is loaded again, once.\n")
+        job.do("systemctl", "restart", GATEWAY, TUNERD, timeout_s=RESTART_S)
+        return
     if TUNERD in stale:
         job.do("systemctl", "restart", TUNERD)
         job.notes.append("tunerd runs the new code; engines were left alone and are adopted.")
@@ -75,10 +81,9 @@ def _restart_control(job: Job, stale: set[str], changes: list[Change]) -> None:
             "The gateway goes on with the old code until `systemctl restart tuner-gateway`, "
             "which finishes open answers first; `tuner upgrade --gateway` does it now."
         )
-    changed = {change.path.name for change in changes}
-    if units.ENGINE in changed:
+    if units.ENGINE in what:
         job.notes.append(f"{units.ENGINE} has changed: it counts from the next engine start on.")
-    if "tuner-gateway.socket" in changed:
+    if "tuner-gateway.socket" in what:
         job.notes.append(
             "tuner-gateway.socket has changed: `systemctl stop tuner-gateway.socket "
             "tuner-gateway; systemctl start tuner-gateway` when a pause does not hurt."

@@ -82,6 +82,17 @@ def test_it_restarts_the_gateway_on_request(prefix, capsys):
     assert ["systemctl", "restart", "tuner-gateway.service"] == answer["commands"][-1]
 
 
+def test_an_engine_that_was_a_child_moves_into_its_unit(prefix, capsys):
+    """The older split form: the gateway is restarted too, to be in the group of the new user."""
+    main(["install", "--prefix", str(prefix), "--split"])
+    (prefix / units.UNITS / units.ENGINE).unlink()
+    older(prefix, "tunerd.service")
+    _, answer = asked(prefix, capsys)
+    restarts = [command for command in answer["commands"] if command[1] == "restart"]
+
+    assert [["systemctl", "restart", "tuner-gateway.service", "tunerd.service"]] == restarts
+
+
 def test_the_one_unit_says_what_a_restart_costs(prefix, capsys):
     """Before it happens."""
     main(["install", "--prefix", str(prefix)])
