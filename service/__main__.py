@@ -11,8 +11,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from profiles.errors import ExitCode, TunerError
+from service.activation import handed
 from service.archive import Archive
-from service.control import Control
+from service.control import Control, Given
 from service.daemon import Daemon
 from service.fingerprint import platform_of
 from service.gateway_client import GatewayClient
@@ -58,7 +59,8 @@ def main() -> int:
         make_folders(paths)
         with only_daemon(paths.lock):
             notifier = Notifier.of(os.environ, os.getpid())
-            asyncio.run(serve(config, paths, notifier, leave_engine=options.leave_engine))
+            given = dict(handed(os.environ, os.getpid()))
+            asyncio.run(serve(config, paths, notifier, given, leave_engine=options.leave_engine))
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -68,10 +70,12 @@ def main() -> int:
     return 0
 
 
-async def serve(config: Config, paths: Paths, notifier: Notifier, *, leave_engine: bool) -> None:
+async def serve(
+    config: Config, paths: Paths, notifier: Notifier, given: Given, *, leave_engine: bool
+) -> None:
     """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
     async with AsyncExitStack() as opened:
-        await compose_and_run(opened, config, paths, notifier, leave_engine=leave_engine)
+        await compose_and_run(opened, config, paths, notifier, given, leave_engine=leave_engine)
 
 
 async def compose_and_run(
@@ -79,6 +83,7 @@ async def compose_and_run(
     config: Config,
     paths: Paths,
     notifier: Notifier,
+    given: Given,
     *,
     leave_engine: bool,
 ) -> None:
@@ -139,7 +144,7 @@ async def compose_and_run(
         loop.add_signal_handler(number, stop)
     # a driver that hangs is no reason to end us: it is a fault that the status names
     probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
-    await control.serve(paths.status_socket, paths.control_socket)
+    await control.serve(paths.status_socket, paths.control_socket, given)
     notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
     beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
     await daemon.run()

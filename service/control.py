@@ -5,8 +5,9 @@ import json
 import logging
 import os
 import re
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ STOP_S = 2.0  # for answers that are under way when the daemon ends
 MAX_LIMIT = 10_000
 LIMIT = re.compile("[0-9]{1,4}")
 
+Given = Mapping[str, socket.socket]  # by name: "status", "control"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,17 +43,22 @@ class Control:
         self._started_at = time.time()
         self._runners: list[web.AppRunner] = []
 
-    async def serve(self, status_socket: Path, control_socket: Path) -> None:
-        """Listen; a socket file of a dead daemon is replaced (the lock is held by us)."""
-        await self._listen(status_socket, 0o666, changes=False)
-        await self._listen(control_socket, 0o660, changes=True)
+    async def serve(self, status_socket: Path, control_socket: Path, given: Given) -> None:
+        """Listen where systemd does, or else at these paths.
+
+        A socket file of a dead daemon is replaced (the lock is held by us).
+        """
+        await self._listen(status_socket, 0o666, given.get("status"), changes=False)
+        await self._listen(control_socket, 0o660, given.get("control"), changes=True)
 
     async def close(self) -> None:
         """Stop listening."""
         for runner in self._runners:
             await runner.cleanup()
 
-    async def _listen(self, socket: Path, mode: int, *, changes: bool) -> None:
+    async def _listen(
+        self, path: Path, mode: int, given: socket.socket | None, *, changes: bool
+    ) -> None:
         app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
         app.add_routes(
             [
@@ -84,11 +91,14 @@ class Control:
             )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
-        socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        socket.unlink(missing_ok=True)
-        await web.UnixSite(runner, str(socket)).start()
-        socket.chmod(mode)
         self._runners.append(runner)
+        if given is not None:  # its unit has given it its mode, and keeps its file
+            await web.SockSite(runner, given).start()
+            return
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        await web.UnixSite(runner, str(path)).start()
+        path.chmod(mode)
 
     async def _status(self, _: web.Request) -> web.Response:
         found = await status(self._daemon, self._telemetry, self._started_at)

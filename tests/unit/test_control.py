@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import stat
 from types import SimpleNamespace
 
@@ -83,7 +84,7 @@ async def ask(daemon, tmp_path, monkeypatch):
     """Ask the API on one of its sockets."""
     monkeypatch.setattr(explain, "live_status", lambda *_: {"mixtures": daemon.mixtures})
     control = Control(daemon, SimpleNamespace())
-    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock")
+    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock", {})
 
     async def asked(method, path, body=None, *, name="control"):
         connector = aiohttp.UnixConnector(str(tmp_path / f"{name}.sock"))
@@ -111,10 +112,33 @@ async def test_the_socket_of_a_dead_daemon_is_replaced(daemon, tmp_path):
     """After kill -9 the file is still there; the lock is ours, so it may go."""
     (tmp_path / "status.sock").touch()
     control = Control(daemon, SimpleNamespace())
-    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock")
+    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock", {})
 
     assert (tmp_path / "status.sock").is_socket()
     await control.close()
+
+
+async def test_sockets_of_the_service_manager_are_used(daemon, tmp_path):
+    """They stay when the daemon goes, so that a command waits for the next one."""
+    given = {name: socket.socket(socket.AF_UNIX) for name in ("status", "control")}
+    for name, each in given.items():
+        each.bind(str(tmp_path / f"{name}.given"))
+        each.listen()
+    file = (tmp_path / "status.given").stat()
+    control = Control(daemon, SimpleNamespace())
+    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock", given)
+    connector = aiohttp.UnixConnector(str(tmp_path / "status.given"))
+    async with (
+        aiohttp.ClientSession("http://tunerd", connector=connector) as session,
+        session.get("/v1/pins") as answer,
+    ):
+        status = answer.status
+    await control.close()
+    there = (tmp_path / "status.given").stat()
+
+    assert 200 == status
+    assert not (tmp_path / "status.sock").exists()
+    assert (file.st_ino, file.st_mode) == (there.st_ino, there.st_mode)
 
 
 async def test_a_pin_to_a_barred_profile_is_refused(ask, daemon):
