@@ -1,7 +1,6 @@
 """The control API: HTTP and JSON on two unix sockets, one of them read-only."""
 
 import asyncio
-import json
 import logging
 import os
 import re
@@ -16,8 +15,10 @@ from pydantic import ValidationError
 
 from profiles.errors import ExitCode, InvalidKnobsError, TunerError
 from profiles.profile import Origin, Profile
+from service.control_body import body_of, text_of
 from service.daemon import Daemon
 from service.explain import explained
+from service.hold_routes import HoldRoutes
 from service.modes import Event
 from service.status import account, brief, event, learned, status
 from service.table_sweep import SweepRequest
@@ -39,6 +40,7 @@ class Control:
 
     def __init__(self, daemon: Daemon, telemetry: Telemetry) -> None:
         self._daemon = daemon
+        self._holds = HoldRoutes(daemon)
         self._telemetry = telemetry
         self._started_at = time.time()
         self._runners: list[web.AppRunner] = []
@@ -52,7 +54,8 @@ class Control:
         await self._listen(control_socket, 0o660, given.get("control"), changes=True)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; holders are told that they hold nothing any more."""
+        self._daemon.parts.holds.clear("tunerd ends", again=True)
         for runner in self._runners:
             await runner.cleanup()
 
@@ -70,6 +73,7 @@ class Control:
                 web.get("/v1/history", self._history),
                 web.get("/v1/explain", self._explain),
                 web.get("/v1/pins", self._pins),
+                web.get("/v1/holds", self._holds.listed),
                 web.get("/v1/config", self._config),
                 web.get("/v1/sweep", self._sweep),
                 web.get("/v1/live/visits", self._visits),
@@ -80,6 +84,7 @@ class Control:
                 [
                     web.post("/v1/pins", self._pin),
                     web.delete("/v1/pins/{application}", self._unpin),
+                    web.post("/v1/holds", self._holds.hold),
                     web.post("/v1/use", self._use),
                     web.post("/v1/tune", self._tune),
                     web.post("/v1/tune/stop", self._tune_stop),
@@ -185,8 +190,8 @@ class Control:
         return _answer({"config": config})
 
     async def _pin(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        application, wanted = _text(body, "application"), _text(body, "profile")
+        body = await body_of(request)
+        application, wanted = text_of(body, "application"), text_of(body, "profile")
         parts = self._daemon.parts
         store = parts.archive.store
         known = await self._applications()
@@ -216,11 +221,11 @@ class Control:
         return _answer({"sentence": f"{application} is not pinned any more"})
 
     async def _use(self, request: web.Request) -> web.Response:
-        sentence = await self._daemon.steward.use(_text(await _body(request), "profile"))
+        sentence = await self._daemon.steward.use(text_of(await body_of(request), "profile"))
         return _answer({"sentence": sentence})
 
     async def _tune(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        body = await body_of(request)
         classes = body.get("classes", [])
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise InvalidKnobsError('"classes" must be a list of class names.')
@@ -236,7 +241,7 @@ class Control:
 
     async def _sweep_start(self, request: web.Request) -> web.Response:
         try:
-            wanted = SweepRequest.model_validate(await _body(request))
+            wanted = SweepRequest.model_validate(await body_of(request))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
@@ -249,7 +254,7 @@ class Control:
 
     async def _import(self, request: web.Request) -> web.Response:
         parts = self._daemon.parts
-        raw = (await _body(request)).get("profile")
+        raw = (await body_of(request)).get("profile")
         try:
             given = Profile.model_validate(raw)
         except ValueError as error:
@@ -292,23 +297,6 @@ def _failure(code: int, message: str, hint: str, exit_code: int) -> web.Response
 
 def _answer(body: dict[str, Any]) -> web.Response:
     return web.json_response({"v": 1, **body})
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.read() or b"{}")
-    except ValueError as error:
-        raise InvalidKnobsError("The body is not JSON.") from error
-    if not isinstance(body, dict):
-        raise InvalidKnobsError("The body is not a JSON object.")
-    return body
-
-
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str) or not value:
-        raise InvalidKnobsError(f'"{key}" must be a text.')
-    return value
 
 
 def _limit(request: web.Request) -> int:

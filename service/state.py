@@ -8,6 +8,7 @@ from profiles.platform import Platform
 from profiles.profile import Profile, default_profile
 from service.archive import Archive
 from service.gateway_client import GatewayClient
+from service.holds import Holds
 from service.lab import Lab
 from service.live_loop import LiveLoop
 from service.modes import Mode
@@ -33,6 +34,7 @@ class Parts:
     observer: Observer
     lab: Lab
     live: LiveLoop | None = None
+    holds: Holds = field(default_factory=Holds)
     leave_engine: bool = False  # under systemd an engine outlives its daemon
 
 

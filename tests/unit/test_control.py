@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from searching import small_space
 
-from profiles.errors import ConflictError, StoreError, UnavailableError
+from profiles.errors import ConflictError, NotFoundError, StoreError, UnavailableError
 from profiles.knobs import Knobs
 from profiles.measurement import Block, Failure, FailureKind, Measurement
 from profiles.platform import fingerprint
@@ -19,6 +19,7 @@ from profiles.records import StayKind
 from service import explain
 from service.archive import Archive
 from service.control import Control, _limit
+from service.holds import Holds
 from service.modes import Event, Mode
 from tuner.config import Config, EngineConfig
 
@@ -40,6 +41,7 @@ class Daemon:
             slot=SimpleNamespace(plan=lambda *_, **__: None),
             lab=SimpleNamespace(space=self.space),
             live=None,
+            holds=Holds(),
         )
         self.state = SimpleNamespace(in_force=default, why="x", mode=Mode.SERVING, switched_at=0.0)
         self.mixtures = []
@@ -56,6 +58,14 @@ class Daemon:
         if self.error is not None:
             raise self.error
         return f"{choice} will be in force"
+
+    async def consider(self):
+        self.said.append(("considered", ""))
+
+    async def chosen(self, choice):
+        if choice != "default":
+            raise NotFoundError(f"There is no profile {choice!r}.")
+        return self.state.in_force
 
     async def tune(self, classes, *, by_hand):
         assert by_hand
