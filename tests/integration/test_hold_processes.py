@@ -13,7 +13,9 @@ from stage import ROOT, staged, until
 @pytest.fixture(scope="module")
 def stage():
     """A running service with short windows."""
-    with staged(policy={"min_requests": 5, "window_s": 5.0, "dwell_s": 0.1, "switches_per_hour": 100}) as made:
+    with staged(
+        policy={"min_requests": 5, "window_s": 5.0, "dwell_s": 0.1, "switches_per_hour": 100}
+    ) as made:
         yield made.start()
 
 
