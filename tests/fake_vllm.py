@@ -12,6 +12,7 @@ again at every request, so that a test can change its mind. Keys, all optional:
 
   at the start
     start_delay_s   seconds until it listens
+    start_says_s    a line in the log so often meanwhile
     hang_start      true: never listens, logs nothing
     exit            {"code": 1, "log": NAME or text, "after_s": 0, "draft_lengths": [15]}
                     log names: see LOGS; draft_lengths: only with these (0 is off)
@@ -230,7 +231,11 @@ def start(wanted: dict[str, Any], draft_length: int) -> None:
         sys.stderr.write(LOGS.get(leave.get("log", ""), leave.get("log", "")) + "\n")
         sys.exit(leave.get("code", 1))
     say("Starting to load model")
-    time.sleep(wanted.get("start_delay_s", 0))
+    delay_s = wanted.get("start_delay_s", 0)
+    every_s = wanted.get("start_says_s", delay_s or 1)
+    for number in range(round(delay_s / every_s)):
+        time.sleep(every_s)
+        say(f"Loading safetensors checkpoint shards: {number}")
 
 
 async def serve(arguments: argparse.Namespace, draft_length: int) -> None:
