@@ -9,6 +9,7 @@ from aiohttp import web
 from profiles.classes import CODES
 from service.engine_site.tuner_layout import stamped
 from service.gateway import headers, shape, sse
+from service.gateway.envelopes import Dialect
 from service.gateway.gate import Engine, Ticket
 from service.gateway.ledger import Record
 
@@ -25,6 +26,7 @@ class Call:
     arrived: float  # monotonic, as all times here
     application: str
     request_id: str
+    dialect: Dialect = Dialect.OPENAI  # of errors
     endpoint: str = ""
     body: bytes = b""
     inspection: shape.Inspection | None = None
