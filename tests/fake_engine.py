@@ -138,8 +138,8 @@ class Answer:
         self.tool = tool(asked)
         text = asked.get("messages") if self.chat else asked.get("prompt")
         self.prompt = text if isinstance(text, str) else json.dumps(text)
-        limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
-        self.tokens = int(limit or wanted.get("tokens", 16))
+        self.limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        self.tokens = int(self.limit or wanted.get("tokens", 16))
         self.usage = {
             "prompt_tokens": max(len(self.prompt) // 4, 1),
             "completion_tokens": self.tokens,
@@ -193,7 +193,8 @@ class Answer:
         """The tokens of one step."""
         body = self.body(text, done=last)
         if self.tool:
-            body["choices"][0]["delta"] = {"tool_calls": [self.call(text, first=first, last=last)]}
+            calls = [self.call(text, first=first, last=last)]
+            body["choices"][0]["delta"] = {"role": "assistant", "tool_calls": calls}
         await self.send(response, json.dumps(body))
 
     async def end(self, response: web.StreamResponse) -> None:
@@ -256,7 +257,7 @@ class Answer:
         await self.send(response, "[DONE]")
 
     def body(self, text: str, *, usage: dict[str, int] | None = None, done: bool = True) -> Any:
-        reason = "tool_calls" if self.tool else "length"
+        reason = "tool_calls" if self.tool else "length" if self.limit else "stop"
         part: dict[str, Any] = {"index": 0, "finish_reason": reason if done else None}
         if not self.chat:
             part["text"] = text
@@ -268,6 +269,7 @@ class Answer:
         else:
             part["message"] = {"role": "assistant", "content": text}
         name = "chat.completion" if self.chat else "text_completion"
+        name += ".chunk" if self.chat and self.asked.get("stream") else ""
         body = {"id": "cmpl-fake", "object": name, "model": self.engine.model, "choices": [part]}
         return body if usage is None else {**body, "usage": usage}
 

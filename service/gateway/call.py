@@ -61,6 +61,16 @@ class Call:
             if status is not None:
                 self.status = status
 
+    def leave(self) -> None:
+        """The client left: maybe because it has the last event, or an error of the engine."""
+        tail = self.tail.bytes() if self.streaming else b""
+        if sse.error(tail):
+            self.end("engine_error")
+        elif self.endpoint in sse.LAST_EVENTS and sse.ended(self.endpoint, tail):
+            self.end("ok")
+        else:
+            self.end("client_gone")
+
     def record(self, now: float) -> Record | None:
         """The record of a request that is over; None when it has no class."""
         if not self.generates:

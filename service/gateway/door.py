@@ -92,10 +92,10 @@ class Door:
             call.end(error.outcome, error.http_status)
             return _refusal(call, error)
         except asyncio.CancelledError:
-            call.end("client_gone")
+            call.leave()
             raise
         except errors.ClientGoneError:
-            call.end("client_gone")
+            call.leave()
             ending.abort(request)
             return call.response or call.opened or web.Response()
         except Exception as error:  # noqa: BLE001 - the gateway outlives a broken request

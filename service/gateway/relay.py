@@ -149,9 +149,9 @@ class Relay:
         except ConnectionError:
             raise errors.ClientGoneError from None
         while chunk:
+            await taken(response.write(chunk), self._write_s)
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)
-            await taken(response.write(chunk), self._write_s)
             chunk = await upstream.content.readany()
         if call.ticket is not None:  # the engine is done; a slow reader must not delay a drain
             self._gate.leave(call.ticket, time.monotonic())

@@ -8,7 +8,7 @@ import anthropic
 import pytest
 from fake_engine import answer
 from gateway_harness import CANARY, Gateway, started, until
-from leaving import CANCEL_S, leaves
+from leaving import CANCEL_S, leaves, reading
 
 from tuner import keys
 
@@ -247,7 +247,9 @@ async def test_a_client_that_leaves_ends_its_message_at_the_engine(client, engin
     """Cancelling its task is all that a program does; the engine knows within a second."""
     engine.script(token_delay_s=0.02)
     more = {**REQUEST, "max_tokens": 10_000, "stream": stream}
-    took_s, times = await leaves(engine, lambda: client.messages.create(**more), stream=stream)
+    took_s, times = await leaves(
+        engine, lambda: reading(lambda: client.messages.create(**more), stream=stream)
+    )
 
     assert took_s < CANCEL_S
     assert times == (await engine.state())["cancelled"]
