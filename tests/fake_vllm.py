@@ -2,7 +2,8 @@
 
 Usage:  python tests/fake_vllm.py --uds PATH [vLLM flags]      also --host/--port and --help=all
 
-It serves /health /version /metrics /v1/models /v1/completions /v1/chat/completions, and for tests
+It serves /health /version /metrics /v1/models /v1/completions /v1/chat/completions /v1/messages
+(a request with tools gets a call of the first one), and for tests
 /fake/state (counts), /fake/last (headers, crc32 and base64 body of the last request), and
 POST /fake/reset.
 `fake_engine.answer(prompt, n)` is the text it gives, whatever the knobs.
@@ -56,6 +57,7 @@ from typing import Any
 
 from aiohttp import web
 from fake_engine import Answer, Engine, error_answer, json_answer
+from fake_messages import Message
 
 MIB = 1024 * 1024
 VERSION = "0.32.0+fake"
@@ -118,6 +120,7 @@ class Service:
                 web.post("/fake/reset", self.reset),
                 web.post("/v1/completions", self.generate),
                 web.post("/v1/chat/completions", self.generate),
+                web.post("/v1/messages", self.generate),
                 web.route("*", "/{path:.*}", self.other),
             ]
         )
@@ -197,7 +200,8 @@ class Service:
             )
         engine.running += 1
         try:
-            done = await Answer(self.engine, request, asked, wanted, kind, after).give()
+            form = Message if request.path == "/v1/messages" else Answer
+            done = await form(self.engine, request, asked, wanted, kind, after).give()
         except asyncio.CancelledError:
             engine.cancelled += 1
             raise
