@@ -18,6 +18,7 @@ import psutil
 
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
+from service import inject
 from service.engine_client import EngineClient
 from service.engine_record import KEEP_ENVIRON, TOKEN_VARIABLE, EngineRecord, members
 from service.live_files import LiveKnobs
@@ -117,6 +118,7 @@ class Engine:
         )
         link = LiveLink(socket) if plan.live is not None else None
         record.write(plan.record_path)  # the intent first: a crash now leaves a findable token
+        inject.at(inject.Point.RECORD_WRITTEN)
         env = {**os.environ, **QUIET, **plan.env, **KEEP_ENVIRON, TOKEN_VARIABLE: token}
         if link is not None and plan.live is not None:
             link.put(plan.live)
@@ -143,21 +145,26 @@ class Engine:
                 ),
                 token,
             ) from error
+        inject.at(inject.Point.SPAWNED)
         with contextlib.suppress(psutil.Error):  # gone already: wait_ready will say so
             record = record.spawned(process.pid)
             record.write(plan.record_path)
         engine = cls(record, process)
         fault: str | None = None
         try:
+            inject.at(inject.Point.SPAWN_RECORDED)
             ready_s = await engine._wait_ready(plan)
+            inject.at(inject.Point.CANARY_RIGHT)
             if link is not None:
                 fault = await link.self_test(engine.client)
+                inject.at(inject.Point.SELF_TESTED)
         except BaseException:
             await engine.stop(timeout_s=2.0)
             raise
         engine.link = link if fault is None else None
         engine.record = replace(record, ready_s=ready_s, live_fault=fault)
         engine.record.write(plan.record_path)
+        inject.at(inject.Point.READY_RECORDED)
         return engine
 
     @classmethod
