@@ -12,6 +12,7 @@ from typing import Self
 
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
+from service import inject
 from service.engine_child import ChildKeeper
 from service.engine_client import EngineClient
 from service.engine_hold import Hold, Keeper, SpawnError
@@ -101,6 +102,7 @@ class Engine:
             link = None if plan.live is None else _link(intent)
             # the intent first: a crash now leaves a findable token
             intent.write(plan.record_path)
+            inject.at(inject.Point.RECORD_WRITTEN)
             if link is not None and plan.live is not None:
                 link.put(plan.live)
             socket = Path(intent.socket)
@@ -111,21 +113,26 @@ class Engine:
                     os.environ, plan.env, token=token, socket=None if link is None else socket
                 ),
             )
+            inject.at(inject.Point.SPAWNED)
         except SpawnError as error:
             raise EngineStartError(error.failure, token) from error
         engine = cls(hold)
         fault: str | None = None
         try:
             engine.record.write(plan.record_path)
+            inject.at(inject.Point.SPAWN_RECORDED)
             ready_s = await engine._wait_ready(plan)
+            inject.at(inject.Point.CANARY_RIGHT)
             if link is not None:
                 fault = await link.self_test(engine.client)
+                inject.at(inject.Point.SELF_TESTED)
         except BaseException:
             await engine.stop(timeout_s=2.0)
             raise
         engine.link = link if fault is None else None
         engine.record = replace(engine.record, ready_s=ready_s, live_fault=fault)
         engine.record.write(plan.record_path)
+        inject.at(inject.Point.READY_RECORDED)
         return engine
 
     @classmethod

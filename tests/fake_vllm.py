@@ -57,6 +57,7 @@ from typing import Any
 
 from aiohttp import web
 from fake_engine import Answer, Engine, error_answer, json_answer
+from fake_live import Live
 from fake_messages import Message
 
 MIB = 1024 * 1024
@@ -74,7 +75,8 @@ FLAGS = (
     "model", "served-model-name", "host", "port", "uds", "speculative-config", "max-num-seqs",
     "max-num-batched-tokens", "gpu-memory-utilization", "max-model-len", "dtype", "seed",
     "shutdown-timeout", "revision", "kv-cache-memory-bytes", "block-size", "tokenizer",
-    "max-num-queued-reqs", "max-num-queued-tokens", "api-server-count", "generation-config",
+    "scheduler-cls", "max-num-queued-reqs", "max-num-queued-tokens", "api-server-count",
+    "generation-config",
 )  # fmt: skip
 SWITCHES = ("enforce-eager", "enable-prefix-caching", "async-scheduling", "trust-remote-code",
             "enable-prompt-tokens-details", "disable-uvicorn-access-log",
@@ -104,8 +106,9 @@ def parser() -> argparse.ArgumentParser:
 class Service:
     """The HTTP side."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, live: Live | None = None) -> None:
         self.engine = engine
+        self.count = live.run if live is not None else lambda _: None  # the steps of an answer
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=2**30)
@@ -201,7 +204,9 @@ class Service:
         engine.running += 1
         try:
             form = Message if request.path == "/v1/messages" else Answer
-            done = await form(self.engine, request, asked, wanted, kind, after).give()
+            made = form(self.engine, request, asked, wanted, kind, after)
+            done = await made.give()
+            self.count(made.tokens)
         except asyncio.CancelledError:
             engine.cancelled += 1
             raise
@@ -244,10 +249,11 @@ def start(wanted: dict[str, Any], draft_length: int) -> None:
 
 async def serve(arguments: argparse.Namespace, draft_length: int) -> None:
     """Serve until SIGTERM."""
+    live = Live(draft_length) if arguments.scheduler_cls else None
     name = arguments.served_model_name or arguments.model or "fake"
     engine = Engine(model=name, draft_length=draft_length)
     runner = web.AppRunner(
-        Service(engine).application(),
+        Service(engine, live).application(),
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=1.0,
