@@ -7,8 +7,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from profiles.errors import ExitCode, TunerError
 from service.activation import handed
@@ -66,9 +68,20 @@ def main() -> int:
         with only_daemon(paths.lock):
             notifier = Notifier.of(os.environ, os.getpid())
             given = dict(handed(os.environ, os.getpid()))
-            units = UnitKeeper(UnitPlaces.below()) if options.engine_units else None
-            leave = options.leave_engine or options.engine_units
-            asyncio.run(serve(config, paths, notifier, given, leave_engine=leave, units=units))
+            life = (
+                serve(
+                    config,
+                    paths,
+                    notifier,
+                    given,
+                    leave_engine=True,
+                    units=UnitKeeper(UnitPlaces.below()),
+                    check_config=lambda: unchanged(options.config, config),
+                )
+                if options.engine_units
+                else serve(config, paths, notifier, given, leave_engine=options.leave_engine)
+            )
+            asyncio.run(life)
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -85,12 +98,12 @@ async def serve(
     given: Given,
     *,
     leave_engine: bool,
-    units: UnitKeeper | None = None,
+    **units: Any,
 ) -> None:
     """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
     async with AsyncExitStack() as opened:
         await compose_and_run(
-            opened, config, paths, notifier, given, leave_engine=leave_engine, units=units
+            opened, config, paths, notifier, given, leave_engine=leave_engine, **units
         )
 
 
@@ -102,7 +115,8 @@ async def compose_and_run(
     given: Given,
     *,
     leave_engine: bool,
-    units: UnitKeeper | None,
+    units: UnitKeeper | None = None,
+    check_config: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
@@ -137,6 +151,7 @@ async def compose_and_run(
                 config, paths, slot=slot, archive=archive, gateway=gateway, telemetry=telemetry
             ),
             leave_engine=leave_engine,
+            check_config=check_config,
         )
     )
     memory = LiveMemory(daemon.parts, daemon.say)
@@ -165,6 +180,21 @@ async def compose_and_run(
     notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
     beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
     await daemon.run()
+
+
+def unchanged(file: Path, config: Config) -> None:
+    """Make sure that a configuration is still the one in its file.
+
+    Raises:
+        TunerError: it is not; the service manager starts us again, and we read it.
+    """
+    try:
+        now = load(file)
+    except TunerError as error:  # a mistake in the file must not end what runs
+        log.warning("%s", error.sentence())
+        return
+    if now != config:
+        raise TunerError(f"{file} has changed; tunerd ends to be started again with it.")
 
 
 async def live_fault(config: Config) -> str | None:

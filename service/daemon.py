@@ -144,6 +144,7 @@ class Daemon:
             )
         except EngineStartError as error:
             await self.say("start_failed", f"{target.knobs.label()}: {error.failure.sentence}")
+            self.parts.check_config()
             self.post(Event.START_FAILED)
         except TunerError as error:
             await self.say("start_failed", f"{target.knobs.label()}: {error.sentence()}")

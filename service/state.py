@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from profiles.platform import Platform
@@ -36,6 +37,9 @@ class Parts:
     live: LiveLoop | None = None
     holds: Holds = field(default_factory=Holds)
     leave_engine: bool = False  # under systemd an engine outlives its daemon
+    # raises when the configuration on disk is another one than ours: an engine's launcher, which
+    # reads it too, then refuses our orders
+    check_config: Callable[[], None] = lambda: None
 
 
 @dataclass(kw_only=True)
