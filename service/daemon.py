@@ -62,10 +62,7 @@ class Daemon:
             self._start("live", self.parts.live.run)
         self._start("boot", self._boot)
         try:
-            while True:
-                event = await self._events.get()
-                if event is Event.STOPPED:
-                    break
+            while (event := await self._events.get()) is not Event.STOPPED:
                 await self._handle(event)
         finally:
             for task in self._work.values():
