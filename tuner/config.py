@@ -47,7 +47,7 @@ class GatewayConfig(Section):
     header_timeout_s: PositiveFloat = 15.0
     # without a byte of a body, then 408; beyond this time a body must come at 1 KiB/s
     body_timeout_s: PositiveFloat = 30.0
-    # without the client reading what is ready for it (64 KiB and the kernel's buffers); then it
+    # without the client reading what is ready for it (80 KiB and what is under way); then it
     # counts as gone, and the engine stops
     write_timeout_s: PositiveFloat = 120.0
     max_body_mib: PositiveInt = 64  # larger bodies get 413

@@ -13,7 +13,7 @@ from service.gateway.call import EVENT_STREAM, Call, upstream_headers
 from service.gateway.comments import Comments, beginning, continues
 from service.gateway.gate import Engine
 from service.gateway.route import Router
-from service.gateway.upstream import Pool, fail_when_lost
+from service.gateway.upstream import BUFFER_BYTES, Pool, fail_when_lost
 from service.gateway.writing import taken
 
 RESENDS = 2  # of a request that has had no answer when its engine went away
@@ -138,7 +138,7 @@ class Relay:
         call.streaming = upstream.content_type == EVENT_STREAM
         # nothing is committed before the first chunk: vLLM sends the headers of a stream long
         # before its first token, and an engine may die in between
-        chunk = await upstream.content.readany()
+        chunk = await upstream.content.read(BUFFER_BYTES)
         if call.streaming and not chunk and _has_an_end(call, upstream):
             raise EmptyStreamError
         if call.streaming:
@@ -149,10 +149,10 @@ class Relay:
         except ConnectionError:
             raise errors.ClientGoneError from None
         while chunk:
-            await taken(response.write(chunk), self._write_s)
+            await taken(call.request, response.write(chunk), self._write_s)
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)
-            chunk = await upstream.content.readany()
+            chunk = await upstream.content.read(BUFFER_BYTES)
         if call.ticket is not None:  # the engine is done; a slow reader must not delay a drain
             self._gate.leave(call.ticket, time.monotonic())
         tail = call.tail.bytes()
@@ -161,7 +161,7 @@ class Relay:
             return await self._break(
                 call, "engine_error" if failed else "truncated", say=not failed
             )
-        await taken(response.write_eof(), self._write_s)
+        await taken(call.request, response.write_eof(), self._write_s)
         if failed or upstream.status >= 500:
             call.end("engine_error")
         else:
