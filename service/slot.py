@@ -240,6 +240,10 @@ class Slot:
         """Close the gate: new requests wait in the gateway."""
         await self._route("hold", reason, eta_s=eta_s, ttl_s=eta_s + HOLD_GRACE_S)
 
+    async def refuse(self, reason: str, *, eta_s: float) -> None:
+        """Shut the gate: who waits or comes gets 503, and when to come again."""
+        await self._route("refuse", reason, eta_s=eta_s)
+
     async def release(self, reason: str = "") -> None:
         """Open the gate to the engine in the slot; without one it stays closed."""
         if self.engine is not None and not self.engine.ended.is_set():

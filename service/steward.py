@@ -234,6 +234,7 @@ class Steward:
         """
         if choice == "auto":
             self.state.manual = None
+            self.retry()
             return "the policy decides again"
         if choice == "default":
             profile = self.state.default
@@ -249,6 +250,11 @@ class Steward:
         self.state.manual = profile
         await self.consider()
         return f"{profile.knobs.label()} will be in force"
+
+    def retry(self) -> None:
+        """Try now what would be tried after a pause."""
+        if self.state.mode is Mode.DEGRADED:
+            self._post(Event.RETRY_DUE)
 
     async def tune(self, workloads: Sequence[str], *, by_hand: bool) -> tuple[str, ...]:
         """Ask for a session over these classes, all seen ones if none is named.

@@ -5,6 +5,7 @@ defect, the supervisor brings another one, and then everything has to be as it s
 """
 
 import contextlib
+import http.client
 import json
 import sqlite3
 import threading
@@ -70,7 +71,8 @@ class Struck:
         """What is not as it should be after a fault at this point."""
         self.stage.settled()
         self._file.write_text(f"{point} {self.action}", encoding="utf-8")
-        provoke(self)
+        with contextlib.suppress(OSError):  # whoever was asked has been struck
+            provoke(self)
         with contextlib.suppress(AssertionError):
             until(lambda: not self._file.exists(), point, REACHED_S)
         if self._file.exists():
@@ -128,9 +130,10 @@ class Struck:
             prompt = f"meanwhile {number}"
             try:
                 reply = self.stage.complete(prompt, 4)
-                if not reply.right(prompt, 4):
+                refused = reply.status == 503 and "No engine stays up" in str(reply.error)
+                if not refused and not reply.right(prompt, 4):
                     self.wrong.append(f"meanwhile: {reply}")
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 self.wrong.append(f"meanwhile: {error}")
 
     # --- what makes tunerd pass the points ------------------------------------------------------
@@ -223,6 +226,7 @@ WAYS = {
     before(Effect.RESTORE_LAST_GOOD): Struck.fail_switch,
     before(Effect.RESTORE_DEFAULT): Struck.die_for_good,
     before(Effect.SCHEDULE_RETRY): Struck.nothing_starts,
+    before(Effect.REFUSE): Struck.nothing_starts,
     before(Effect.BEGIN_TUNING): Struck.tune,
     Point.TRIAL_OPENED: Struck.tune,
     Point.TRIAL_STARTED: Struck.tune,
