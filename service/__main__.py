@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from profiles.errors import ExitCode, TunerError
@@ -24,6 +25,7 @@ from service.memory import LiveMemory
 from service.modes import Event
 from service.notify import Beat, Notifier
 from service.observer import Observer
+from service.reloader import Reloader
 from service.slot import Slot
 from service.state import Parts
 from tuner.config import Config
@@ -51,6 +53,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     configure()
+    hangups: list[int] = []  # until there is somebody to read the file again
+    signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
     faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks
     try:
         config = load(options.config)
@@ -58,7 +62,8 @@ def main() -> int:
         make_folders(paths)
         with only_daemon(paths.lock):
             notifier = Notifier.of(os.environ, os.getpid())
-            asyncio.run(serve(config, paths, notifier, leave_engine=options.leave_engine))
+            program = Program(options.config, hangups, leave_engine=options.leave_engine)
+            asyncio.run(serve(config, paths, notifier, program))
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -68,19 +73,23 @@ def main() -> int:
     return 0
 
 
-async def serve(config: Config, paths: Paths, notifier: Notifier, *, leave_engine: bool) -> None:
+@dataclass(frozen=True)
+class Program:
+    """How it was called."""
+
+    file: Path  # of the configuration
+    hangups: list[int]  # signals of before the daemon
+    leave_engine: bool = False
+
+
+async def serve(config: Config, paths: Paths, notifier: Notifier, program: Program) -> None:
     """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
     async with AsyncExitStack() as opened:
-        await compose_and_run(opened, config, paths, notifier, leave_engine=leave_engine)
+        await compose_and_run(opened, config, paths, notifier, program)
 
 
 async def compose_and_run(
-    opened: AsyncExitStack,
-    config: Config,
-    paths: Paths,
-    notifier: Notifier,
-    *,
-    leave_engine: bool,
+    opened: AsyncExitStack, config: Config, paths: Paths, notifier: Notifier, program: Program
 ) -> None:
     """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
@@ -97,7 +106,6 @@ async def compose_and_run(
     slot = Slot(config, paths, gateway)
     if slot.live_fault is None:
         slot.live_fault = await live_fault(config)
-    policy = config.policy
     daemon = Daemon(
         Parts(
             config=config,
@@ -105,16 +113,11 @@ async def compose_and_run(
             archive=archive,
             gateway=gateway,
             slot=slot,
-            observer=Observer(
-                gateway,
-                span_s=policy.window_s,
-                kept_s=policy.probation_s,
-                min_requests=policy.min_requests,
-            ),
+            observer=Observer(gateway, config.policy),
             lab=Lab(
                 config, paths, slot=slot, archive=archive, gateway=gateway, telemetry=telemetry
             ),
-            leave_engine=leave_engine,
+            leave_engine=program.leave_engine,
         )
     )
     memory = LiveMemory(daemon.parts, daemon.say)
@@ -137,6 +140,11 @@ async def compose_and_run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    reloader = Reloader(program.file, daemon)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    if program.hangups:
+        reloader.ask()
+    daemon.start("reload", reloader.run)
     # a driver that hangs is no reason to end us: it is a fault that the status names
     probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
     await control.serve(paths.status_socket, paths.control_socket)

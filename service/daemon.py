@@ -55,13 +55,13 @@ class Daemon:
     async def run(self) -> None:
         """Live until stopped: boot, then one event after the other."""
         self.parts.slot.on_death(self._engine_died)
-        self._start("records", self.parts.observer.pump)
-        self._start("policy", self.steward.watch)
-        self._start("route", self.parts.slot.keep_route)
-        self._start("watchman", self.watchman.watch)
+        self.start("records", self.parts.observer.pump)
+        self.start("policy", self.steward.watch)
+        self.start("route", self.parts.slot.keep_route)
+        self.start("watchman", self.watchman.watch)
         if self.parts.live is not None:
-            self._start("live", self.parts.live.run)
-        self._start("boot", self._boot)
+            self.start("live", self.parts.live.run)
+        self.start("boot", self._boot)
         try:
             while True:
                 event = await self._events.get()
@@ -69,9 +69,7 @@ class Daemon:
                     break
                 await self._handle(event)
         finally:
-            for task in self._work.values():
-                task.cancel()
-            await asyncio.gather(*self._work.values(), return_exceptions=True)
+            await asyncio.gather(*map(self._cancel, list(self._work)))
         if self._fault is not None:
             raise TunerError(f"The task {self._fault!r} died; the log says why.")
 
@@ -128,7 +126,7 @@ class Daemon:
     # --- engine ---------------------------------------------------------------------------------
 
     async def _replace(self) -> None:
-        self._start("engine", self._replace_engine)
+        self.start("engine", self._replace_engine)
 
     async def _replace_engine(self) -> None:
         slot, target = self.parts.slot, self.state.target
@@ -180,7 +178,7 @@ class Daemon:
             what = state.deaths.died(time.monotonic(), default=default)
         failure = engine.failure(phase="serve").sentence if engine is not None else "unknown"
         log.warning("engine died: %s", failure)
-        self._start("obituary", lambda: self.say("engine_died", f"the engine died: {failure}"))
+        self.start("obituary", lambda: self.say("engine_died", f"the engine died: {failure}"))
         if what is Event.ENGINE_FLAPS:
             died = f"died {state.deaths.failures} times in a row"
             state.trouble = f"the engine of your own configuration {died} ({failure})"
@@ -263,7 +261,7 @@ class Daemon:
             self.post(Event.RETRY_DUE)
 
         await self._cancel("retry")
-        self._start("retry", retry)
+        self.start("retry", retry)
 
     async def _refuse(self) -> None:
         slot = self.parts.slot
@@ -283,7 +281,7 @@ class Daemon:
     # --- tuning ---------------------------------------------------------------------------------
 
     async def _begin_tuning(self) -> None:
-        self._start("tuning", self._tune)
+        self.start("tuning", self._tune)
 
     async def _tune(self) -> None:
         state = self.state
@@ -329,7 +327,9 @@ class Daemon:
         log.info("%s: %s", kind, sentence)
         await self.parts.archive.event(kind, sentence)
 
-    def _start(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+    def start(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        """Run this beside the loop; its death is ours."""
+
         async def guarded() -> None:
             try:
                 await function()

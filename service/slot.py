@@ -62,6 +62,10 @@ class Slot:
         """Call this whenever an engine ends without having been asked to."""
         self._on_death = callback
 
+    def configure(self, config: Config) -> None:
+        """Go on with other settings; those of a command line have to stay as they are."""
+        self._config = config
+
     @property
     def eta_s(self) -> float:
         """Expected seconds of an engine start."""

@@ -13,6 +13,7 @@ from service.live_loop import LiveLoop
 from service.modes import Mode
 from service.observer import Observer
 from service.policy import Decision, Ledger
+from service.reload import Reloaded
 from service.slot import Slot
 from service.table_sweep import SweepRequest
 from tuner.config import Config
@@ -57,6 +58,7 @@ class State:
     tuned_by_hand: bool = False
     tuned_at: float = 0.0
     stale: set[str] = field(default_factory=set)  # classes whose promotion should be repeated
+    reloaded: Reloaded | None = None  # None: the file was read at the start only
     again: bool = False  # the session repeats promotions, without a search
 
 
