@@ -13,6 +13,7 @@ from pathlib import Path
 
 from profiles.errors import ExitCode, TunerError
 from service.archive import Archive
+from service.cards_lock import only_user, used
 from service.control import Control
 from service.daemon import Daemon
 from service.fingerprint import platform_of
@@ -96,7 +97,11 @@ async def compose_and_run(
     vllm = await installed_version(config.engine.command, config.engine.env)
     cards = await asyncio.to_thread(gpus)
     environment = {**os.environ, **config.engine.env}  # as the engine gets it
-    telemetry = Telemetry(uuids=visible(environment, [card.uuid for card in cards]))
+    uuids = [card.uuid for card in cards]
+    seen = visible(environment, uuids)
+    if config.engine.exclusive:
+        opened.enter_context(only_user(used(uuids, seen)))
+    telemetry = Telemetry(uuids=seen)
     telemetry.start()
     opened.callback(telemetry.close)
     archive = await Archive.open(paths.store, Goals.of(config.tuning))

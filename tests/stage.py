@@ -151,6 +151,7 @@ class Stage:
                 "runtime_dir": str(self.folder / "run"),
                 "engine": {
                     "model": "fake/model",
+                    "exclusive": False,  # tests run side by side
                     "command": [sys.executable, str(FAKE)],
                     "start_timeout_s": DEADLINE_S,
                     "stall_timeout_s": DEADLINE_S,

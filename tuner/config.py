@@ -104,6 +104,8 @@ class EngineConfig(Section):
     # is killed and started again; longer than any step, the compiling of a new kernel included
     hang_s: PositiveFloat = 120.0
     canary_s: PositiveFloat = 300.0  # without a request, then such a completion of 4 tokens
+    # no other tunerd may use the same GPUs or, without any, this host; taken: exit 75
+    exclusive: bool = True
     default: Knobs = Knobs()  # the operator's own configuration: what a profile has to beat
 
 

@@ -140,7 +140,7 @@ class Cards:
 
 async def test_p20_the_chosen_card_limits_engine_and_sensors(tmp_path, monkeypatch):
     """vllm-tuner only counted its `device_ids`: engine and sensors saw every card."""
-    config = config_of(tmp_path, engine={"env": {"CUDA_VISIBLE_DEVICES": "1"}})
+    config = config_of(tmp_path, engine={"env": {"CUDA_VISIBLE_DEVICES": "1"}, "exclusive": False})
     slot = Slot(config, Paths.of(config), SimpleNamespace())
     assert "1" == slot.plan(Knobs(), profile="p", purpose="trial").env["CUDA_VISIBLE_DEVICES"]
 
