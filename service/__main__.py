@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from profiles.errors import ExitCode, TunerError
 from service.activation import handed
 from service.archive import Archive
+from service.cards_lock import only_user, used
 from service.control import Control, Given
 from service.daemon import Daemon
 from service.engine_systemd import UnitKeeper
@@ -26,6 +28,7 @@ from service.memory import LiveMemory
 from service.modes import Event
 from service.notify import Beat, Notifier
 from service.observer import Observer
+from service.reloader import Reloader
 from service.slot import Slot
 from service.state import Parts
 from tuner.config import Config
@@ -58,6 +61,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     configure()
+    hangups: list[int] = []  # until there is somebody to read the file again
+    signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
     faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks
     try:
         config = load(options.config)
@@ -65,10 +70,14 @@ def main() -> int:
         make_folders(paths)
         with only_daemon(paths.lock):
             notifier = Notifier.of(os.environ, os.getpid())
-            given = dict(handed(os.environ, os.getpid()))
-            units = UnitKeeper(UnitPlaces.below()) if options.engine_units else None
-            leave = options.leave_engine or options.engine_units
-            asyncio.run(serve(config, paths, notifier, given, leave_engine=leave, units=units))
+            program = Program(
+                options.config,
+                hangups,
+                given=dict(handed(os.environ, os.getpid())),
+                leave_engine=options.leave_engine or options.engine_units,
+                units=UnitKeeper(UnitPlaces.below()) if options.engine_units else None,
+            )
+            asyncio.run(serve(config, paths, notifier, program))
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -78,48 +87,45 @@ def main() -> int:
     return 0
 
 
-async def serve(
-    config: Config,
-    paths: Paths,
-    notifier: Notifier,
-    given: Given,
-    *,
-    leave_engine: bool,
-    units: UnitKeeper | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Program:
+    """How it was called."""
+
+    file: Path  # of the configuration
+    hangups: list[int]  # signals of before the daemon
+    given: Given = field(default_factory=dict)  # sockets, from systemd
+    leave_engine: bool = False
+    units: UnitKeeper | None = None  # where systemd holds the engine
+
+
+async def serve(config: Config, paths: Paths, notifier: Notifier, program: Program) -> None:
     """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
     async with AsyncExitStack() as opened:
-        await compose_and_run(
-            opened, config, paths, notifier, given, leave_engine=leave_engine, units=units
-        )
+        await compose_and_run(opened, config, paths, notifier, program)
 
 
 async def compose_and_run(
-    opened: AsyncExitStack,
-    config: Config,
-    paths: Paths,
-    notifier: Notifier,
-    given: Given,
-    *,
-    leave_engine: bool,
-    units: UnitKeeper | None,
+    opened: AsyncExitStack, config: Config, paths: Paths, notifier: Notifier, program: Program
 ) -> None:
     """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
     vllm = await installed_version(config.engine.command, config.engine.env)
     cards = await asyncio.to_thread(gpus)
     environment = {**os.environ, **config.engine.env}  # as the engine gets it
-    telemetry = Telemetry(uuids=visible(environment, [card.uuid for card in cards]))
+    uuids = [card.uuid for card in cards]
+    seen = visible(environment, uuids)
+    if config.engine.exclusive:
+        opened.enter_context(only_user(used(uuids, seen)))
+    telemetry = Telemetry(uuids=seen)
     telemetry.start()
     opened.callback(telemetry.close)
     archive = await Archive.open(paths.store, Goals.of(config.tuning))
     opened.push_async_callback(archive.close)
     gateway = GatewayClient(paths.gateway_socket)
     opened.push_async_callback(gateway.close)
-    slot = Slot(config, paths, gateway, units)
+    slot = Slot(config, paths, gateway, program.units)
     if slot.live_fault is None:
         slot.live_fault = await live_fault(config)
-    policy = config.policy
     daemon = Daemon(
         Parts(
             config=config,
@@ -127,16 +133,11 @@ async def compose_and_run(
             archive=archive,
             gateway=gateway,
             slot=slot,
-            observer=Observer(
-                gateway,
-                span_s=policy.window_s,
-                kept_s=policy.probation_s,
-                min_requests=policy.min_requests,
-            ),
+            observer=Observer(gateway, config.policy),
             lab=Lab(
                 config, paths, slot=slot, archive=archive, gateway=gateway, telemetry=telemetry
             ),
-            leave_engine=leave_engine,
+            leave_engine=program.leave_engine,
         )
     )
     memory = LiveMemory(daemon.parts, daemon.say)
@@ -159,9 +160,14 @@ async def compose_and_run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    reloader = Reloader(program.file, daemon)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    if program.hangups:
+        reloader.ask()
+    daemon.start("reload", reloader.run)
     # a driver that hangs is no reason to end us: it is a fault that the status names
     probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
-    await control.serve(paths.status_socket, paths.control_socket, given)
+    await control.serve(paths.status_socket, paths.control_socket, program.given)
     notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
     beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
     await daemon.run()

@@ -16,6 +16,7 @@ from profiles.store import Store
 from service import inject
 from tuner.objective import DEFAULT, Goals, unfit
 
+QUARANTINE_S, QUARANTINE_MOST_S = 3600.0, 86400.0  # doubles each time
 BANNED = "it did harm here and is in quarantine"
 
 P = ParamSpec("P")
@@ -147,6 +148,22 @@ class Archive:
                 f"Cannot use profile {profile.id} ({profile.knobs.label()}): {why}.",
                 hint="`tuner use default` is always possible; `tuner history` has the details.",
             )
+
+    async def bar(self, profile: Profile, reason: str) -> float:
+        """Put the knobs of a profile in quarantine; for how many seconds."""
+        count = await self.call(self.store.quarantine_count, profile.platform, profile.knobs)
+        seconds: float = min(QUARANTINE_S * 2**count, QUARANTINE_MOST_S)
+        await self.call(
+            self.store.quarantine,
+            profile.knobs,
+            platform=profile.platform,
+            reason=reason,
+            at=time.time(),
+            until=time.time() + seconds,
+            profile=profile.id,
+        )
+        inject.at(inject.Point.QUARANTINED)
+        return seconds
 
     async def banned(self, platform: str) -> set[str]:
         """Digests of the knobs in quarantine."""

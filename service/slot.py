@@ -73,6 +73,10 @@ class Slot:
         """Call this whenever an engine ends without having been asked to."""
         self._on_death = callback
 
+    def configure(self, config: Config) -> None:
+        """Go on with other settings; those of a command line have to stay as they are."""
+        self._config = config
+
     @property
     def eta_s(self) -> float:
         """Expected seconds of an engine start."""
@@ -240,6 +244,10 @@ class Slot:
     async def hold(self, reason: str, *, eta_s: float) -> None:
         """Close the gate: new requests wait in the gateway."""
         await self._route("hold", reason, eta_s=eta_s, ttl_s=eta_s + HOLD_GRACE_S)
+
+    async def refuse(self, reason: str, *, eta_s: float) -> None:
+        """Shut the gate: who waits or comes gets 503, and when to come again."""
+        await self._route("refuse", reason, eta_s=eta_s)
 
     async def release(self, reason: str = "") -> None:
         """Open the gate to the engine in the slot; without one it stays closed."""

@@ -237,6 +237,7 @@ class Steward:
         """
         if choice == "auto":
             self.state.manual = None
+            self.retry()
             return "the policy decides again"
         profile = await self.chosen(choice)
         self.state.manual = profile
@@ -262,6 +263,11 @@ class Steward:
         self.parts.slot.plan(profile.knobs, profile=profile.id, purpose="serve")
         await archive.check_choice(profile)
         return profile
+
+    def retry(self) -> None:
+        """Try now what would be tried after a pause."""
+        if self.state.mode is Mode.DEGRADED:
+            self._post(Event.RETRY_DUE)
 
     async def tune(self, workloads: Sequence[str], *, by_hand: bool) -> tuple[str, ...]:
         """Ask for a session over these classes, all seen ones if none is named.

@@ -64,7 +64,7 @@ class Relay:
             call.ticket = self._gate.enter(
                 size=len(call.body), plain=plain, now=time.monotonic(), wake=call.awake.set
             )
-        except errors.HoldFullError as error:
+        except errors.RetryError as error:
             error.retry_after_s = self._router.retry_after_s
             raise
         while True:
@@ -96,6 +96,8 @@ class Relay:
                         retry_after_s=self._router.retry_after_s
                     ) from None
         call.awake.clear()
+        if ticket.engine is None and self._gate.refuses and not self.stopping:
+            raise errors.NothingServesError(retry_after_s=self._router.retry_after_s)
         if ticket.engine is None:
             raise errors.StoppingError
         return ticket.engine
