@@ -162,6 +162,10 @@ class Engine:
         if self.record.live:
             _link(self.record).remove()
 
+    async def kill(self) -> None:
+        """End one that hangs; what follows is that of any other death."""
+        await self._hold.reap()
+
     async def _wait_ready(self, plan: LaunchPlan) -> float:
         started = time.monotonic()
         log = Path(self.record.log)

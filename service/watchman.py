@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from profiles.errors import UnavailableError
-from service.engine import Engine, reap
+from service.engine import Engine
 from service.modes import Mode
 from service.pulse import Finding, Look, Pulse, felt, finding
 from service.state import Parts, State
@@ -82,4 +82,4 @@ class Watchman:
         if engine is not self._parts.slot.engine or engine.ended.is_set():
             return  # it was replaced meanwhile
         await self._say("hung", f"the engine hangs: {why}; it is ended and started again")
-        await reap(engine.record)
+        await engine.kill()

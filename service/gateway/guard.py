@@ -14,8 +14,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from service.gateway import errors
-
-UNSENT_BYTES = 16 * 1024  # of an answer, in this process; beyond it the engine waits
+from service.gateway.writing import UNSENT_BYTES
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

@@ -14,7 +14,7 @@ from service.gateway.comments import Comments, beginning, continues
 from service.gateway.gate import Engine
 from service.gateway.route import Router
 from service.gateway.upstream import BUFFER_BYTES, Pool, fail_when_lost
-from service.gateway.writing import taken
+from service.gateway.writing import passed_on, taken
 
 RESENDS = 2  # of a request that has had no answer when its engine went away
 _SENTENCES = {
@@ -27,6 +27,13 @@ _SENTENCES = {
 
 class EmptyStreamError(aiohttp.ClientPayloadError):
     """The engine ended a stream before its first event."""
+
+
+class _Answer(web.StreamResponse):
+    """An answer whose head goes out with its first chunk, which is here when the head is made."""
+
+    # as aiohttp's own web.Response: one packet, one call of the kernel, one wake of the client
+    _send_headers_immediately = False
 
 
 class Relay:
@@ -151,7 +158,7 @@ class Relay:
         except ConnectionError:
             raise errors.ClientGoneError from None
         while chunk:
-            await taken(call.request, response.write(chunk), self._write_s)
+            await passed_on(call.request, response, chunk, self._write_s)
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)
             chunk = await upstream.content.read(BUFFER_BYTES)
@@ -185,7 +192,7 @@ class Relay:
         fields["X-Request-Id"] = call.request_id  # not the stamped one that the engine echoes
         if call.streaming:
             fields.setdefault("X-Accel-Buffering", "no")  # nginx would collect the stream
-        call.response = call.opened or web.StreamResponse(
+        call.response = call.opened or _Answer(
             status=upstream.status, reason=upstream.reason, headers=fields
         )
         call.status = upstream.status

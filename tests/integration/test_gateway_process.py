@@ -382,6 +382,30 @@ async def test_an_answer_in_one_large_chunk_passes_whole(gateway, tmp_path):
     assert (200, zlib.crc32(large)) == found
 
 
+async def test_the_head_of_a_stream_comes_with_its_first_chunk(gateway, tmp_path):
+    """Two packets were two calls of the kernel and two wakes of the client for a first token."""
+
+    async def handler(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: {}\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    body = b'{"messages": [], "stream": true}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    async with answering(tmp_path, handler) as engine:
+        await gateway.route(engine)
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(head + body)
+        first = await asyncio.wait_for(reader.read(65536), 60)
+        writer.close()
+        await gateway.route(None, gate="hold")
+
+    assert (True, True) == (first.startswith(b"HTTP/1.1 200 OK"), b"data: {}" in first)
+
+
 async def test_endless_headers_of_an_engine_are_a_bad_gateway(gateway, tmp_path):
     """F80: 64 KiB in one header get an end with a status, and the gateway lives on."""
 
