@@ -69,6 +69,22 @@ FAULTS = (
     Fault(name="slow heads and bodies", act="slowloris", lasts_s=(8.0, 12.0)),
     Fault(name="status never read", act="never_read", lasts_s=(8.0, 12.0)),
     Fault(name="configuration edited", act="edit", ends=TUNERD),
+    # a restart in the midst of it; the gateway and the engine go on
+    Fault(
+        name="disk full, kill tunerd",
+        act="fill_disk_and_kill",
+        target="tunerd",
+        lasts_s=(6.0, 12.0),
+        ends=TUNERD,
+        needs="mount",
+    ),
+    Fault(
+        name="configuration broken, kill tunerd",
+        act="break_config_and_kill",
+        target="tunerd",
+        lasts_s=(4.0, 8.0),
+        ends=TUNERD,
+    ),
     Fault(name="configuration broken", act="break_config", lasts_s=(3.0, 6.0)),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
