@@ -145,19 +145,19 @@ class Engine:
             ) from error
         with contextlib.suppress(psutil.Error):  # gone already: wait_ready will say so
             record = record.spawned(process.pid)
-            record.write(plan.record_path)
         engine = cls(record, process)
         fault: str | None = None
         try:
+            record.write(plan.record_path)
             ready_s = await engine._wait_ready(plan)
             if link is not None:
                 fault = await link.self_test(engine.client)
-        except BaseException:
+            engine.link = link if fault is None else None
+            engine.record = replace(record, ready_s=ready_s, live_fault=fault)
+            engine.record.write(plan.record_path)
+        except BaseException:  # a full disk is one
             await engine.stop(timeout_s=2.0)
             raise
-        engine.link = link if fault is None else None
-        engine.record = replace(record, ready_s=ready_s, live_fault=fault)
-        engine.record.write(plan.record_path)
         return engine
 
     @classmethod

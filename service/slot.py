@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -125,7 +125,7 @@ class Slot:
         Raises:
             EngineStartError: the new engine did not come up; the slot is empty.
         """
-        async with self._lock:
+        async with self._lock, _sentences():
             plan = self.plan(knobs, profile=profile, purpose=purpose)
             await self.hold(f"the engine is replaced by {knobs.label()}", eta_s=self.eta_s)
             await self.drain()
@@ -194,7 +194,7 @@ class Slot:
                 f"The control file cannot be written: {error.strerror}.",
                 hint="A restart of the engine makes a new one.",
             ) from error
-        await asyncio.to_thread(engine.record.write, self._paths.engine_record)
+        await asyncio.to_thread(self._write_down, engine.record)
         if self._wish is not None and self._wish["engine"] is not None:  # records name the profile
             wish = self._wish
             await self._route(
@@ -205,7 +205,14 @@ class Slot:
         """Make the engine of a trial the one that serves a profile."""
         if self.engine is not None:
             self.engine.record = replace(self.engine.record, profile=profile, purpose="serve")
-            self.engine.record.write(self._paths.engine_record)
+            self._write_down(self.engine.record)
+
+    def _write_down(self, record: EngineRecord) -> None:
+        """Keep the record of a running engine; an old one is put right when it is adopted."""
+        try:
+            record.write(self._paths.engine_record)
+        except OSError as error:
+            log.warning("the record of the engine cannot be written: %s", error.strerror)
 
     async def drain(self) -> None:
         """Let running requests finish until the deadline, then cut what is left."""
@@ -311,3 +318,19 @@ class Slot:
         drafter = self._config.drafter_map.get(knobs.drafter or "")
         text = f"{self._config.engine.model}|{drafter}|{knobs.draft_length}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextlib.asynccontextmanager
+async def _sentences() -> AsyncIterator[None]:
+    """Say what an engine's files lack; nothing of a start that failed is left.
+
+    Raises:
+        UnavailableError: a file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(
+            f"Cannot write what an engine needs: {error.strerror or error}.",
+            hint="Make room in state_dir and runtime_dir.",
+        ) from error

@@ -71,7 +71,16 @@ FAULTS = (
     Fault(name="configuration edited", act="edit", ends=TUNERD),
     # a restart in the midst of it; the gateway and the engine go on
     Fault(
-        name="disk full, kill tunerd",
+        name="kill engine on a full disk",
+        act="fill_disk_and_kill",
+        target="engine",
+        lasts_s=(6.0, 12.0),
+        running=SOME,
+        later=SOME,
+        needs="mount",
+    ),
+    Fault(
+        name="kill tunerd on a full disk",
         act="fill_disk_and_kill",
         target="tunerd",
         lasts_s=(6.0, 12.0),
@@ -79,7 +88,7 @@ FAULTS = (
         needs="mount",
     ),
     Fault(
-        name="configuration broken, kill tunerd",
+        name="kill tunerd with a broken configuration",
         act="break_config_and_kill",
         target="tunerd",
         lasts_s=(4.0, 8.0),
