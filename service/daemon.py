@@ -88,16 +88,17 @@ class Daemon:
                 inject.at(inject.before(effect))
                 await self._effects[effect]()
             except TunerError as error:
-                log.exception("cannot %s", effect)
+                log.error("cannot %s: %s", effect, error.sentence())  # noqa: TRY400  no defect
                 await self.say("error", f"Cannot {effect.replace('_', ' ')}: {error.sentence()}")
 
     # --- boot -----------------------------------------------------------------------------------
 
     async def _boot(self) -> None:
         archive, slot, platform = self.parts.archive, self.parts.slot, self.parts.platform
-        await archive.call(archive.store.ensure_platform, platform, at=time.time())
-        await archive.call(archive.store.put_profile, self.state.default)
-        swept = await archive.call(
+        # without the store nothing is adopted or started; whoever is served already still is
+        await archive.insist(archive.store.ensure_platform, platform, at=time.time())
+        await archive.insist(archive.store.put_profile, self.state.default)
+        swept = await archive.insist(
             archive.store.sweep_open_trials, "tunerd ended during this trial", at=time.time()
         )
         if swept:
@@ -240,8 +241,6 @@ class Daemon:
         await self._remember()
 
     async def _remember(self, *, live: bool = False) -> None:
-        archive = self.parts.archive
-        await archive.call(archive.store.put_profile, self.state.in_force)
         await self.steward.books.opened(live=live)
         inject.at(inject.Point.IN_FORCE_STORED)
 

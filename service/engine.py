@@ -126,13 +126,13 @@ class Engine:
             if link is not None:
                 fault = await link.self_test(engine.client)
                 inject.at(inject.Point.SELF_TESTED)
-        except BaseException:
+            engine.link = link if fault is None else None
+            engine.record = replace(engine.record, ready_s=ready_s, live_fault=fault)
+            engine.record.write(plan.record_path)
+            inject.at(inject.Point.READY_RECORDED)
+        except BaseException:  # a full disk is one
             await engine.stop(timeout_s=2.0)
             raise
-        engine.link = link if fault is None else None
-        engine.record = replace(engine.record, ready_s=ready_s, live_fault=fault)
-        engine.record.write(plan.record_path)
-        inject.at(inject.Point.READY_RECORDED)
         return engine
 
     @classmethod

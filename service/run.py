@@ -38,7 +38,9 @@ DEAF_S = 1.0  # a child that begins would be ended by SIGHUP
 GIVE_UP = 5  # failed starts in a row
 ABORT_S = 3.0  # for the stacks of a wedged child
 STOP_GRACE_S = 30.0  # beyond drain and engine stop
-# statuses that a restart cannot mend
+PATIENCE_S = 30.0  # longest pause before a child that has served is tried again
+# statuses that a restart cannot mend, unless the child has served before: then a disk has filled
+# up, a file was edited, and the others need not go down with it
 FINAL = frozenset({ExitCode.UNAVAILABLE, ExitCode.STORE, ExitCode.BUSY, ExitCode.CONFIG})
 
 
@@ -54,6 +56,7 @@ class Child:
     started: float = 0.0
     aborted: float | None = None  # when it was found wedged
     failures: int = 0
+    proven: bool = False  # it has served: what is wrong now is new, and may pass
     due: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -276,17 +279,22 @@ def _tend(child: Child) -> int:
             return 0
         lived = now - child.started
         child.process = None
-        if code in FINAL:
+        child.proven = child.proven or lived >= OKAY_S
+        if code in FINAL and not child.proven:
             return code
         if code == 0 and child.name == "tunerd":
             log.info("tunerd was asked to stop")
             return -1  # `tuner stop`: an orderly end of everything
         child.failures = child.failures + 1 if lived < OKAY_S else 0
-        if child.failures >= GIVE_UP:
+        if child.failures >= GIVE_UP and code not in FINAL:
             log.error("%s died %d times in a row, status %s", child.name, child.failures, code)
             return int(ExitCode.INTERNAL)
-        child.due = now + RESTART_S * 2**child.failures
-        log.warning("%s ended with status %s after %.0f s, restarting", child.name, code, lived)
+        pause_s = min(RESTART_S * 2**child.failures, PATIENCE_S)
+        child.due = now + pause_s
+        log.warning(
+            "%s ended with status %s after %.0f s, restarting in %g s",
+            *(child.name, code, lived, pause_s),
+        )
     if now >= child.due:
         child.start()
         child.due = now + 3600.0
