@@ -19,15 +19,20 @@ def system():
 def installed(system):
     """A configuration, nothing installed; nothing of it is left for the next test."""
     service = Installed(system)
+    if service.there:  # of `served`
+        service.remove()
     service.configure()
     yield service
     service.remove()
 
 
 @pytest.fixture
-def served(installed):
-    """The one unit, installed and serving."""
-    installed.install()
-    installed.systemctl("start", "tuner.service")
-    installed.serves("tuner.service")
-    return installed
+def served(system):
+    """The one unit, installed and serving; the next test gets it as this one leaves it.
+
+    An installation takes seconds and shall stand all of these tests, in whatever order.
+    """
+    service = Installed(system)
+    service.ready()
+    yield service
+    service.restore()

@@ -1,0 +1,61 @@
+"""What a unit's sandbox allows, asked from within it; one line of JSON.
+
+Usage:  probe.py opens PATH... | reaches ADDRESS:PORT... | memory | compiles
+"""
+
+import errno
+import json
+import mmap
+import os
+import socket
+import sys
+
+CONNECT_S = 2.0  # a filter drops what it refuses, so only patience tells
+
+
+def said(attempt):
+    """`yes`, or the name of the error."""
+    try:
+        attempt()
+    except TimeoutError:
+        return "timeout"
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "yes"
+
+
+def opens(*paths):
+    """Whether each file can be opened for reading and writing."""
+    return {path: said(lambda path=path: os.close(os.open(path, os.O_RDWR))) for path in paths}
+
+
+def reaches(*addresses):
+    """Whether each address can be connected to."""
+
+    def connect(text):
+        host, _, port = text.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+
+    return {text: said(lambda text=text: connect(text)) for text in addresses}
+
+
+def memory():
+    """Whether memory can be had that is both written and executed, as just-in-time compilers do."""
+    wanted = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    return {"write and execute": said(lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=wanted).close())}
+
+
+def compiles():
+    """Whether torch.compile does what the function does; with an error of its own if it cannot."""
+    import torch
+
+    def function(x):
+        return (x.sin() + 1) * x.exp()
+
+    given = torch.arange(64, dtype=torch.float32)
+    return {"compiled": torch.allclose(function(given), torch.compile(function)(given))}
+
+
+if __name__ == "__main__":
+    verbs = {each.__name__: each for each in (opens, reaches, memory, compiles)}
+    print(json.dumps(verbs[sys.argv[1]](*sys.argv[2:])), flush=True)
