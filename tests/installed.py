@@ -1,19 +1,25 @@
-"""tunerd as it is installed in a booted system, with the fake vLLM as its engine."""
+"""tunerd as it is installed in a booted system, with the fake vLLM unless told otherwise."""
 
 import contextlib
+import http.client
+import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import pytest
 from booted import ROOT, Booted
-from stage import Table, merged, toml, until
+from stage import SETTLED, Table, UnixConnection, merged, toml, until
 
 HERE = "/opt/tunerd-test"  # inside
 CONFIG = "/etc/tuner/tuner.toml"
 CLIENT = str(ROOT / "tests/systemd/client.py")
+PROBE = str(ROOT / "tests/systemd/probe.py")
+CONTROL = "/run/tuner/control.sock"
 ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
-UNITS = ("tuner.service", "tunerd.service", "tuner-gateway.service", *ENGINES)
+SERVICES = ("tuner.service", "tunerd.service", "tuner-gateway.service", *ENGINES)
+UNITS = (*SERVICES, "tuner-gateway.socket", "tuner-doctor.service")
 SETTINGS: Table = {
     "state_dir": "/var/lib/tuner",
     "runtime_dir": "/run/tuner",
@@ -36,16 +42,20 @@ class Installed:
     """tunerd as a service of a booted system."""
 
     system: Booted
+    settings: Table = field(default_factory=lambda: SETTINGS)
 
-    def configure(self, **overrides) -> None:
-        """Write the configuration, and what the fake engine needs."""
+    def configure(self, **overrides) -> bool:
+        """Write the configuration, and what the fake engine needs; whether it was another one."""
         package = self.system.path(f"{HERE}/site/vllm")
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()
         self.script()
         config = self.system.path(CONFIG)
         config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(toml(merged(SETTINGS, overrides)), encoding="utf-8")
+        text = toml(merged(self.settings, overrides))
+        changed = not config.exists() or config.read_text(encoding="utf-8") != text
+        config.write_text(text, encoding="utf-8")
+        return changed
 
     def script(self, text: str = "{}") -> None:
         """What the fake engine does from now on."""
@@ -63,18 +73,47 @@ class Installed:
 
     def install(self, *words: str) -> None:
         """Install and start; the doctor may find this machine wanting, and says so with 1."""
+        if "--split" in words and self.system.run("getent", "passwd", "polkitd").returncode:
+            pytest.skip("polkitd is not installed (package polkitd)")
         done = self.tuner("install", *words)
         assert done.returncode in {0, 1}, done.stderr
         assert "To begin" in done.stdout, done.stdout + done.stderr
 
+    def restore(self) -> None:
+        """Take back what a test has done to a shared installation, without a restart."""
+        self.script()
+        edited = False
+        for unit in UNITS:
+            folder = self.system.path(f"/run/systemd/system/{unit}.d")
+            if folder.exists():
+                shutil.rmtree(folder)
+                edited = True
+        self.system.run("systemctl", "kill", "-s", "CONT", *SERVICES)
+        if edited:
+            self.systemctl("daemon-reload")
+        self.system.run("systemctl", "reset-failed")
+
     def remove(self) -> None:
         """Stop and remove everything, whatever a test has left."""
-        for unit in UNITS:
-            self.system.run("systemctl", "kill", "-s", "CONT", unit)
-            shutil.rmtree(self.system.path(f"/run/systemd/system/{unit}.d"), ignore_errors=True)
+        self.restore()
+        # it looks for its gateway for five seconds if that is stopped first
+        self.system.run("systemctl", "stop", "tunerd.service")
         done = self.tuner("uninstall", "--purge")
         assert done.returncode == 0, done.stderr
         self.system.run("systemctl", "reset-failed")
+
+    @property
+    def there(self) -> bool:
+        """Whether the one unit is installed."""
+        return self.system.show("tuner.service", "LoadState") == "loaded"
+
+    def ready(self) -> None:
+        """The one unit, installed with this configuration and serving, whatever was before."""
+        changed = self.configure()
+        if not self.there:
+            self.install()
+        self.systemctl("restart" if changed else "start", "tuner.service")
+        self.serves("tuner.service")
 
     def client(self, *words: str) -> str:
         """What the client inside answers."""
@@ -84,13 +123,40 @@ class Installed:
 
     @contextlib.contextmanager
     def clients(self, *words: str):
-        """The client inside while it runs; it ends by itself, or with the block."""
+        """The client inside while it runs; it ends by itself, when told, or with the block."""
         command = self.system.inside(sys.executable, CLIENT, *words)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
             try:
                 yield process
             finally:
                 process.kill()
+
+    @contextlib.contextmanager
+    def load(self, clients: int, tokens: int):
+        """Clients that stream all the time; afterwards how many requests had which outcome."""
+        found: dict[str, int] = {}
+        with self.clients("load", str(clients), str(tokens)) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == "begun"
+            yield found
+            told, _ = process.communicate(timeout=180)
+            found.update(json.loads(told))
+
+    def within(self, unit: str, *words: str):
+        """What the probe answers as this unit, in its sandbox and in place of its program."""
+        out = f"{HERE}/out"
+        line = " ".join([sys.executable, PROBE, *words])
+        self.drop_in(
+            unit,
+            "[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\n"
+            f"ExecStart=\nExecStart={line}\nStandardOutput=truncate:{out}\n",
+        )
+        try:
+            self.systemctl("start", unit)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.system.journal(unit)}") from error
+        return json.loads(self.system.path(out).read_text())
 
     def drop_in(self, unit: str, text: str) -> None:
         """What `systemctl edit` writes, in /run: gone with the system or the test."""
@@ -106,16 +172,34 @@ class Installed:
             f"another main process of {unit}",
         )
 
-    def serves(self, unit: str) -> str:
-        """Wait until the gateway is open; the status text of the unit."""
+    def ask(self, method: str, path: str, body: Table | None = None) -> Table:
+        """A question to the control API, which has to be answered with 200."""
+        connection = UnixConnection(self.system.path(CONTROL))
+        with contextlib.closing(connection):
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            answered = json.loads(response.read())
+        assert response.status == 200, answered
+        return answered
 
-        def there() -> str:
-            assert self.system.show(unit, "ActiveState") != "failed", self.system.journal(unit)
-            text = self.system.show(unit, "StatusText")
-            return text if "gate open" in text else ""
+    def status(self) -> Table | None:
+        """`GET /v1/status`; None when nobody answers."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            return self.ask("GET", "/v1/status")
+        return None
+
+    def serves(self, unit: str) -> Table:
+        """Wait until an engine serves behind an open gate; the status."""
+
+        def there() -> Table | None:
+            assert self.system.show(unit, "ActiveState") != "failed", "it has failed"
+            status = self.status()
+            if status is None or status["mode"] not in SETTLED or status["gateway"] is None:
+                return None
+            return status if status["gateway"]["gate"] == "open" else None
 
         try:
-            return until(there, f"{unit} serves")
+            return until(there, f"{unit} serves", 240.0)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.system.journal(unit)}") from error
 
