@@ -254,6 +254,8 @@ def _link(record: EngineRecord) -> LiveLink:
 
 def _clear(record: EngineRecord) -> None:
     """Take away the files by which an engine was reached."""
-    Path(record.socket).unlink(missing_ok=True)
-    if record.live:
-        _link(record).remove()
+    # not ours to remove when the engine was of the other form: it must not end this daemon
+    with contextlib.suppress(OSError):
+        Path(record.socket).unlink(missing_ok=True)
+        if record.live:
+            _link(record).remove()

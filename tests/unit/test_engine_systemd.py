@@ -423,6 +423,25 @@ async def test_an_engine_of_the_other_form_is_not_adopted(systemd, keeper):
     await engine.stop(timeout_s=TIMEOUT_S)
 
 
+async def test_a_record_whose_files_are_not_ours_ends_no_daemon(systemd):
+    """The form was changed: a child's daemon has no right to the folder of units, and starts."""
+    blocked = systemd.folder / "file"
+    blocked.write_text("")
+    record = EngineRecord(
+        token="0" * 16,
+        profile="p",
+        purpose="serve",
+        knobs=Knobs().canonical(),
+        launch="0" * 12,
+        socket=str(blocked / "engine.sock"),  # no folder: an OSError for root as well
+        log="/l",
+        live=True,
+        unit=A,
+    )
+
+    assert await Engine.adopt(record, ChildKeeper()) is None
+
+
 async def test_the_log_is_where_the_record_says(systemd, keeper):
     """Launcher and tunerd make its name by the same rule."""
     engine = await Engine.launch(plan(systemd, keeper))
