@@ -32,7 +32,9 @@ def found(
     file = root / units.CONFIG if config is None else config
     values = _read(file)
     engine = _table(values, "engine")
-    seen = dict.fromkeys(str(path) for path in _needed(values, engine, config, model))
+    needed = _needed(values, engine, config, model)
+    # and where they lead to: a link that is seen helps nobody whose target is hidden
+    seen = dict.fromkeys(str(each) for path in needed for each in (path, path.resolve()))
     state = [values.get(key) for key in ("state_dir", "runtime_dir")]
     return Wanted(
         python=sys.executable,
