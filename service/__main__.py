@@ -140,6 +140,8 @@ async def compose_and_run(
             leave_engine=program.leave_engine,
         )
     )
+    if program.units is not None:  # whose launcher reads the file too
+        daemon.parts.check_config = lambda: unchanged(program.file, daemon.parts.config)
     memory = LiveMemory(daemon.parts, daemon.say)
     daemon.parts.live = LiveLoop(
         config.live,
@@ -171,6 +173,21 @@ async def compose_and_run(
     notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
     beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
     await daemon.run()
+
+
+def unchanged(file: Path, config: Config) -> None:
+    """Make sure that a configuration is still the one in its file.
+
+    Raises:
+        TunerError: it is not; the service manager starts us again, and we read it.
+    """
+    try:
+        now = load(file)
+    except TunerError as error:  # a mistake in the file must not end what runs
+        log.warning("%s", error.sentence())
+        return
+    if now != config:
+        raise TunerError(f"{file} has changed; tunerd ends to be started again with it.")
 
 
 async def live_fault(config: Config) -> str | None:

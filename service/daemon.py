@@ -143,6 +143,7 @@ class Daemon:
                 drained=lambda: self.post(Event.DRAINED),
             )
         except EngineStartError as error:
+            self.parts.check_config()
             await self._did_not_start(error.failure.sentence)
         except TunerError as error:
             await self._did_not_start(error.sentence())

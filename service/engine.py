@@ -10,17 +10,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from profiles.errors import ExitCode
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
 from service import inject
 from service.engine_child import ChildKeeper
 from service.engine_client import EngineClient
 from service.engine_hold import Hold, Keeper, SpawnError
-from service.engine_order import LOG_TIME, log_name
+from service.engine_order import LOG_TIME, SAYS, log_name
 from service.engine_record import EngineRecord
 from service.launch import digest, environment
 from service.live_files import LiveKnobs
 from service.live_link import LiveLink
+from service.shared_files import tail
 from tuner.failures import classify_failure
 
 POLL_S = 0.25
@@ -196,15 +198,12 @@ class Engine:
 
     def failure(self, *, phase: str, timed_out: bool = False) -> Failure:
         """Why it ended, read from its log."""
-        try:
-            with Path(self.record.log).open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-                tail = file.read().decode(errors="replace")
-        except OSError:
-            tail = ""
+        said = tail(Path(self.record.log), LOG_TAIL_BYTES)
+        if self.record.unit is not None and self.exit_code == ExitCode.CONFIG:
+            return _refused(self.record.unit, said)
         return classify_failure(
             exit_code=self.exit_code,
-            log_tail=tail,
+            log_tail=said,
             phase="start" if phase == "start" else "serve",
             timed_out=timed_out,
         )
@@ -215,6 +214,17 @@ class Engine:
         self.ended.set()
         if not self._stopping and self._on_death is not None:
             self._on_death()
+
+
+def _refused(unit: str, said: str) -> Failure:
+    """Why the launcher in a unit did not start vLLM; the knobs are not to blame."""
+    lines = [line.removeprefix(SAYS) for line in said.splitlines() if line.startswith(SAYS)]
+    sentence = lines[-1] if lines else f"It refused its order; `journalctl -u {unit}` says why."
+    return Failure(
+        kind=FailureKind.INTERRUPTED,
+        sentence=f"{unit}: {sentence}",
+        exit_code=int(ExitCode.CONFIG),
+    )
 
 
 def _size(log: Path) -> int:

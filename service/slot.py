@@ -275,8 +275,10 @@ class Slot:
                     await self._keeper.reap(record)
 
     async def forget(self) -> None:
-        """Leave the engine running for the next daemon to adopt."""
+        """Leave the engine running for the next daemon to adopt, and requests to it meanwhile."""
         if self.engine is not None:
+            if self._wish is not None and self._wish["gate"] == "hold":
+                await self.release("tunerd is away")
             await self.engine.client.close()
 
     async def _stop_engine(self) -> None:

@@ -1,6 +1,7 @@
 """What the daemon works with, and the state that only its loop changes."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from profiles.platform import Platform
@@ -34,6 +35,9 @@ class Parts:
     live: LiveLoop | None = None
     holds: Holds = field(default_factory=Holds)
     leave_engine: bool = False  # under systemd an engine outlives its daemon
+    # raises when the configuration on disk is another one than ours: an engine's launcher, which
+    # reads it too, then refuses our orders
+    check_config: Callable[[], None] = lambda: None
 
 
 @dataclass(kw_only=True)

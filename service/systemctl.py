@@ -167,9 +167,9 @@ def refusal(verb: str, unit: str, said: str) -> str:
     if any(text in said for text in NO_BUS):
         todo = "Engine units need a running systemd; start tunerd without --engine-units."
     elif any(text.lower() in said.lower() for text in DENIED):
-        todo = "`tuner install --split --engine-units` writes the polkit rule that allows it."
+        todo = "`tuner install --split` writes the polkit rule that allows it."
     elif any(text in said for text in MISSING):
-        todo = "`tuner install --split --engine-units` writes the unit."
+        todo = "`tuner install --split` writes the unit."
     else:
         todo = f"`systemctl status {unit}` and `journalctl -u {unit}` say more."
     return f"Cannot {verb} {unit}: {reason}. {todo}"

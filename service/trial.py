@@ -218,7 +218,8 @@ class TrialRunner:
             block_s=tuning.block_s,
             blocks=tuning.blocks,
         )
-        meant = EngineProcess.of(engine.record.pid, engine.record.started_at)
+        record = engine.record
+        meant = EngineProcess.of(record.pid, record.started_at, record.control_group)
         return knobs, await measure(replay, socket=socket, telemetry=self._telemetry, engine=meant)
 
     async def _quiet(self) -> bool:

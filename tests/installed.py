@@ -16,8 +16,9 @@ CONFIG = "/etc/tuner/tuner.toml"
 CLIENT = str(ROOT / "tests/systemd/client.py")
 PROBE = str(ROOT / "tests/systemd/probe.py")
 CONTROL = "/run/tuner/control.sock"
+ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
 UNITS = (
-    "tuner.service", "tunerd.service", "tuner-gateway.service", "tuner-gateway.socket",
+    "tuner.service", "tunerd.service", "tuner-gateway.service", *ENGINES, "tuner-gateway.socket",
     "tuner-doctor.service",
 )  # fmt: skip
 SETTINGS: Table = {
@@ -86,7 +87,7 @@ class Installed:
             if folder.exists():
                 shutil.rmtree(folder)
                 edited = True
-        self.system.run("systemctl", "kill", "-s", "CONT", *UNITS[:3])
+        self.system.run("systemctl", "kill", "-s", "CONT", *UNITS[:5])
         if edited:
             self.systemctl("daemon-reload")
         self.system.run("systemctl", "reset-failed")
@@ -200,6 +201,14 @@ class Installed:
             return until(there, f"{unit} serves", 240.0)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.system.journal(unit)}") from error
+
+    def engine(self) -> tuple[str, ...]:
+        """The engine's unit, the id of its run, and its main process; empty without one."""
+        for unit in ENGINES:
+            shown = [self.system.show(unit, name) for name in ("InvocationID", "MainPID")]
+            if self.system.show(unit, "ActiveState") == "active":
+                return unit, *shown
+        return "", "", ""
 
     def members(self, unit: str) -> dict[int, str]:
         """The processes of a unit by pid, with when each began."""

@@ -1,8 +1,8 @@
 """What tests ask of an installed tunerd from inside its system; the answer is one line.
 
 Usage:  client.py complete|stream PROMPT TOKENS | direct SOCKET PROMPT TOKENS
-                | load CLIENTS TOKENS | knock | ask SOCKET UID GID
-        (stream and load: a line more, `begun`, once every answer has begun;
+                | load CLIENTS TOKENS | repeat SECONDS PROMPT TOKENS | knock | ask SOCKET UID GID
+        (stream, load and repeat: a line more, `begun`, once every answer has begun;
          load and knock: go on until standard input ends)
 """
 
@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import threading
+import time
 
 ADDRESS = ("127.0.0.1", 8000)
 ANSWER_S = 120.0
@@ -133,6 +134,20 @@ def load(clients, tokens):
     return json.dumps(counts)
 
 
+def repeat(seconds, prompt, tokens):
+    """One completion after the other for so long; how often each text or error was the answer."""
+    found = collections.Counter()
+    end = time.monotonic() + float(seconds)
+    print("begun", flush=True)
+    while time.monotonic() < end:
+        try:
+            text = complete(prompt, tokens)
+        except (OSError, http.client.HTTPException) as error:
+            text = type(error).__name__
+        found[text] += 1
+    return json.dumps(found)
+
+
 def knock():
     """Connect every 10 ms: how many connections, and how many were refused."""
     tried = refused = 0
@@ -161,5 +176,5 @@ def ask(path, uid, gid):
 
 
 if __name__ == "__main__":
-    verbs = {each.__name__: each for each in (complete, stream, direct, load, knock, ask)}
+    verbs = {each.__name__: each for each in (complete, stream, direct, load, repeat, knock, ask)}
     print(verbs[sys.argv[1]](*sys.argv[2:]), flush=True)

@@ -1,6 +1,6 @@
 """What a unit's sandbox allows, asked from within it; one line of JSON.
 
-Usage:  probe.py opens PATH... | reaches ADDRESS:PORT... | memory | compiles
+Usage:  probe.py opens PATH... | reaches ADDRESS:PORT... | memory | sandbox PATH... | compiles
 """
 
 import errno
@@ -9,6 +9,7 @@ import mmap
 import os
 import socket
 import sys
+from pathlib import Path
 
 CONNECT_S = 2.0  # a filter drops what it refuses, so only patience tells
 
@@ -24,9 +25,21 @@ def said(attempt):
     return "yes"
 
 
+def mode(path):
+    """To read a folder, to read and write anything else."""
+    return os.O_RDONLY if Path(path).is_dir() else os.O_RDWR
+
+
 def opens(*paths):
     """Whether each file can be opened for reading and writing."""
-    return {path: said(lambda path=path: os.close(os.open(path, os.O_RDWR))) for path in paths}
+    return {path: said(lambda path=path: os.close(os.open(path, mode(path)))) for path in paths}
+
+
+def sandbox(*paths):
+    """Whether each path can be opened, such memory be had, and which network links there are."""
+    devices = Path("/proc/self/net/dev").read_text(encoding="utf-8").splitlines()
+    links = sorted(line.partition(":")[0].strip() for line in devices if ":" in line)
+    return {**opens(*paths), **memory(), "links": links}
 
 
 def reaches(*addresses):
@@ -57,5 +70,5 @@ def compiles():
 
 
 if __name__ == "__main__":
-    verbs = {each.__name__: each for each in (opens, reaches, memory, compiles)}
+    verbs = {each.__name__: each for each in (opens, reaches, memory, sandbox, compiles)}
     print(json.dumps(verbs[sys.argv[1]](*sys.argv[2:])), flush=True)
