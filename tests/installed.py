@@ -19,7 +19,7 @@ CONTROL = "/run/tuner/control.sock"
 ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
 UNITS = (
     "tuner.service", "tunerd.service", "tuner-gateway.service", *ENGINES, "tuner-gateway.socket",
-    "tuner-doctor.service",
+    "tunerd-status.socket", "tunerd-control.socket", "tuner-doctor.service",
 )  # fmt: skip
 SETTINGS: Table = {
     "state_dir": "/var/lib/tuner",
