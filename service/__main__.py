@@ -14,6 +14,7 @@ from profiles.errors import ExitCode, TunerError
 from service.archive import Archive
 from service.control import Control
 from service.daemon import Daemon
+from service.engine_systemd import UnitKeeper
 from service.fingerprint import platform_of
 from service.gateway_client import GatewayClient
 from service.lab import Lab
@@ -33,7 +34,7 @@ from tuner.fit import DRAFT, LOAD, TELEMETRY, inspect, installed_root
 from tuner.flags import installed_version
 from tuner.nvml import gpus
 from tuner.objective import Goals
-from tuner.paths import Paths
+from tuner.paths import Paths, UnitPlaces
 from tuner.telemetry import Telemetry
 
 log = logging.getLogger("tunerd")
@@ -49,6 +50,11 @@ def main() -> int:
     parser.add_argument(
         "--leave-engine", action="store_true", help="keep the engine running for the next daemon"
     )
+    parser.add_argument(
+        "--engine-units",
+        action="store_true",
+        help="let systemd hold the engine in a unit of its own, which outlives this daemon",
+    )
     options = parser.parse_args()
     configure()
     faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks
@@ -58,7 +64,9 @@ def main() -> int:
         make_folders(paths)
         with only_daemon(paths.lock):
             notifier = Notifier.of(os.environ, os.getpid())
-            asyncio.run(serve(config, paths, notifier, leave_engine=options.leave_engine))
+            units = UnitKeeper(UnitPlaces.below()) if options.engine_units else None
+            leave = options.leave_engine or options.engine_units
+            asyncio.run(serve(config, paths, notifier, leave_engine=leave, units=units))
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -68,10 +76,19 @@ def main() -> int:
     return 0
 
 
-async def serve(config: Config, paths: Paths, notifier: Notifier, *, leave_engine: bool) -> None:
+async def serve(
+    config: Config,
+    paths: Paths,
+    notifier: Notifier,
+    *,
+    leave_engine: bool,
+    units: UnitKeeper | None = None,
+) -> None:
     """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
     async with AsyncExitStack() as opened:
-        await compose_and_run(opened, config, paths, notifier, leave_engine=leave_engine)
+        await compose_and_run(
+            opened, config, paths, notifier, leave_engine=leave_engine, units=units
+        )
 
 
 async def compose_and_run(
@@ -81,6 +98,7 @@ async def compose_and_run(
     notifier: Notifier,
     *,
     leave_engine: bool,
+    units: UnitKeeper | None,
 ) -> None:
     """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
@@ -94,7 +112,7 @@ async def compose_and_run(
     opened.push_async_callback(archive.close)
     gateway = GatewayClient(paths.gateway_socket)
     opened.push_async_callback(gateway.close)
-    slot = Slot(config, paths, gateway)
+    slot = Slot(config, paths, gateway, units)
     if slot.live_fault is None:
         slot.live_fault = await live_fault(config)
     policy = config.policy

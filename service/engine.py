@@ -1,34 +1,29 @@
-"""One engine: a vLLM in its own process group, started, watched and stopped by identity."""
+"""One engine: a vLLM that is started, watched and stopped by identity, whoever holds it."""
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import os
 import secrets
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-import psutil
-
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
+from service.engine_child import ChildKeeper
 from service.engine_client import EngineClient
-from service.engine_record import KEEP_ENVIRON, TOKEN_VARIABLE, EngineRecord, members
+from service.engine_hold import Hold, Keeper, SpawnError
+from service.engine_order import LOG_TIME, log_name
+from service.engine_record import EngineRecord
+from service.launch import digest, environment
 from service.live_files import LiveKnobs
 from service.live_link import LiveLink
 from tuner.failures import classify_failure
 
 POLL_S = 0.25
 LOG_TAIL_BYTES = 65536
-SITE = Path(__file__).resolve().parent / "engine_site"
-# nothing leaves the host; an operator who wants vLLM's statistics sets these in engine.env
-QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 class EngineStartError(Exception):
@@ -55,27 +50,26 @@ class LaunchPlan:
     start_timeout_s: float
     stall_timeout_s: float
     live: LiveKnobs | None = None  # first wish of an engine with tunerd's scheduler
+    keeper: Keeper = field(default_factory=ChildKeeper)  # who holds its processes
 
     @property
     def digest(self) -> str:
         """Hash of command and environment: a changed configuration is another engine."""
-        text = json.dumps([list(self.command), dict(self.env)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(self.command, self.env)
 
 
 class Engine:
     """A running engine. Made by `launch` or `adopt`; `died` is called once if it ends unasked."""
 
-    def __init__(self, record: EngineRecord, process: subprocess.Popen[bytes] | None) -> None:
-        self.record = record
-        self.client = EngineClient(Path(record.socket))
+    def __init__(self, hold: Hold) -> None:
+        self.record = hold.record
+        self.client = EngineClient(Path(self.record.socket))
         self.link: LiveLink | None = None  # None: its knobs change by a restart only
         self.ended = asyncio.Event()
-        self._process = process  # None when adopted: not our child
+        self._hold = hold
         self._stopping = False
         self._on_death: Callable[[], None] | None = None
-        self._pidfd: int | None = None
-        self._watch()
+        hold.watch(self._ended)
 
     @property
     def knobs(self) -> Knobs:
@@ -84,8 +78,8 @@ class Engine:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit status, None while it runs or when it was adopted."""
-        return None if self._process is None else self._process.poll()
+        """Exit status, None while it runs or when nobody knows."""
+        return self._hold.exit_code
 
     def on_death(self, callback: Callable[[], None]) -> None:
         """Call this once if the engine ends without having been asked to."""
@@ -101,54 +95,28 @@ class Engine:
             EngineStartError: it did not come up; nothing of it is left running.
         """
         token = secrets.token_hex(8)
-        for folder in (plan.run, plan.logs):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        socket = plan.run / f"engine-{token}.sock"
-        log = plan.logs / f"engine-{time.strftime('%Y%m%dT%H%M%S')}-{token}.log"
-        record = EngineRecord(
-            token=token,
-            profile=plan.profile,
-            purpose=plan.purpose,
-            knobs=plan.knobs.canonical(),
-            launch=plan.digest,
-            socket=str(socket),
-            log=str(log),
-            live=plan.live is not None,
-        )
-        link = LiveLink(socket) if plan.live is not None else None
-        record.write(plan.record_path)  # the intent first: a crash now leaves a findable token
-        env = {**os.environ, **QUIET, **plan.env, **KEEP_ENVIRON, TOKEN_VARIABLE: token}
-        if link is not None and plan.live is not None:
-            link.put(plan.live)
-            env |= link.environment
-        # before vLLM: a repair of its CPU sampler, see engine_site/sitecustomize.py
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SITE), env.get("PYTHONPATH", "")]))
-        for inherited in ("LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_USEC"):
-            env.pop(inherited, None)  # ours, not vLLM's
         try:
-            with log.open("wb") as output:
-                process = subprocess.Popen(  # noqa: ASYNC220  fork and exec take milliseconds
-                    [*plan.command, "--uds", str(socket)],
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,  # a file, not a pipe: it must outlive us
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise EngineStartError(
-                Failure(
-                    kind=FailureKind.BAD_FLAG,
-                    sentence=f"Cannot run {plan.command[0]!r}: {error.strerror}.",
+            unit = await plan.keeper.place(plan.run, plan.logs)
+            intent = _intent(plan, token, unit)
+            link = None if plan.live is None else _link(intent)
+            # the intent first: a crash now leaves a findable token
+            intent.write(plan.record_path)
+            if link is not None and plan.live is not None:
+                link.put(plan.live)
+            socket = Path(intent.socket)
+            hold = await plan.keeper.spawn(
+                intent,
+                [*plan.command, "--uds", intent.socket],
+                environment(
+                    os.environ, plan.env, token=token, socket=None if link is None else socket
                 ),
-                token,
-            ) from error
-        with contextlib.suppress(psutil.Error):  # gone already: wait_ready will say so
-            record = record.spawned(process.pid)
-            record.write(plan.record_path)
-        engine = cls(record, process)
+            )
+        except SpawnError as error:
+            raise EngineStartError(error.failure, token) from error
+        engine = cls(hold)
         fault: str | None = None
         try:
+            engine.record.write(plan.record_path)
             ready_s = await engine._wait_ready(plan)
             if link is not None:
                 fault = await link.self_test(engine.client)
@@ -156,35 +124,36 @@ class Engine:
             await engine.stop(timeout_s=2.0)
             raise
         engine.link = link if fault is None else None
-        engine.record = replace(record, ready_s=ready_s, live_fault=fault)
+        engine.record = replace(engine.record, ready_s=ready_s, live_fault=fault)
         engine.record.write(plan.record_path)
         return engine
 
     @classmethod
-    async def adopt(cls, record: EngineRecord) -> Self | None:
+    async def adopt(cls, record: EngineRecord, keeper: Keeper) -> Self | None:
         """Take over an engine of an earlier daemon; None when it does not serve any more."""
-        if not record.alive():
+        hold = await keeper.find(record)
+        if hold is None:
             return None
-        engine = cls(record, None)
+        engine = cls(hold)
         if record.live and record.live_fault is None:
-            engine.link = LiveLink.adopted(Path(record.socket))
+            engine.link = LiveLink.adopted(Path(record.socket), shared=record.unit is not None)
         if await engine.client.healthy() and await engine.client.canary() is None:
             return engine
         await engine.stop(timeout_s=5.0)
         return None
 
     async def stop(self, *, timeout_s: float) -> None:
-        """SIGTERM to the group, SIGKILL to what is left of it, and wait until nothing is."""
+        """Ask it to end, kill what is left of it then, and wait until nothing is."""
         self._stopping = True
-        self._signal(signal.SIGTERM)
+        await self._hold.terminate()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.ended.wait(), timeout_s)
-        await reap(self.record)
-        self._ended()  # an adopted zombie has no pidfd event
+        await self._hold.reap()
+        self._ended()
         await self.client.close()
         Path(self.record.socket).unlink(missing_ok=True)
         if self.record.live:
-            LiveLink(Path(self.record.socket)).remove()
+            _link(self.record).remove()
 
     async def _wait_ready(self, plan: LaunchPlan) -> float:
         started = time.monotonic()
@@ -196,8 +165,8 @@ class Engine:
                 raise self._failed_start()
             if await self.client.healthy():
                 break
-            if log.stat().st_size != size:
-                size, grew = log.stat().st_size, now
+            if (now_size := _size(log)) != size:
+                size, grew = now_size, now
             if now - started > plan.start_timeout_s or now - grew > plan.stall_timeout_s:
                 raise self._failed_start(timed_out=True)
             with contextlib.suppress(TimeoutError):
@@ -229,29 +198,7 @@ class Engine:
             timed_out=timed_out,
         )
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self.record.pid is not None and self.record.alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.record.pid, number)
-
-    def _watch(self) -> None:
-        pid = self.record.pid if self._process is None else self._process.pid
-        try:
-            self._pidfd = os.pidfd_open(pid) if pid is not None else None
-        except OSError:
-            self._pidfd = None
-        if self._pidfd is None:
-            asyncio.get_running_loop().call_soon(self._ended)
-        else:
-            asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
-
     def _ended(self) -> None:
-        if self._pidfd is not None:
-            asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
-        if self._process is not None:
-            self._process.poll()  # reaps it
         if self.ended.is_set():
             return
         self.ended.set()
@@ -259,15 +206,27 @@ class Engine:
             self._on_death()
 
 
-async def reap(record: EngineRecord) -> int:
-    """Kill whatever is left of an engine start; the number of processes that were left."""
-    left = await asyncio.to_thread(members, record.token, record.pid if record.alive() else None)
-    killed = len(left)
-    deadline = time.monotonic() + 10.0
-    while left and time.monotonic() < deadline:
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        await asyncio.sleep(0.05)
-        left = await asyncio.to_thread(members, record.token, None)
-    return killed
+def _size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:  # the launcher of a unit has not opened it yet
+        return 0
+
+
+def _intent(plan: LaunchPlan, token: str, unit: str | None) -> EngineRecord:
+    """The record of an engine that is not there yet."""
+    return EngineRecord(
+        token=token,
+        profile=plan.profile,
+        purpose=plan.purpose,
+        knobs=plan.knobs.canonical(),
+        launch=plan.digest,
+        socket=str(plan.run / f"engine-{token}.sock"),
+        log=str(plan.logs / log_name(time.strftime(LOG_TIME), token)),
+        live=plan.live is not None,
+        unit=unit,
+    )
+
+
+def _link(record: EngineRecord) -> LiveLink:
+    return LiveLink(Path(record.socket), shared=record.unit is not None)

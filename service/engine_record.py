@@ -32,6 +32,9 @@ class EngineRecord:
     ready_s: float | None = None
     live: bool = False  # started with tunerd's scheduler
     live_fault: str | None = None  # why its knobs cannot be changed while it runs
+    unit: str | None = None  # of systemd, that holds it; None: it was spawned as our child
+    invocation: str | None = None  # systemd's id of this very run of the unit
+    control_group: str | None = None  # of the unit, below the root of the hierarchy
 
     def spawned(self, pid: int) -> Self:
         """The record completed with the process."""

@@ -43,10 +43,11 @@ class LiveKnobs:
 
 
 class ControlFile:
-    """The one writer of an engine's control file."""
+    """The one writer of an engine's control file; `shared`: the group may read it."""
 
-    def __init__(self, path: Path, generation: int = 0) -> None:
+    def __init__(self, path: Path, generation: int = 0, *, shared: bool = False) -> None:
         self.path = path
+        self._mode = 0o640 if shared else 0o600
         self.generation = generation
         self.wish: LiveKnobs | None = None
         self._lock = threading.Lock()  # visits and switches write from threads of their own
@@ -80,9 +81,11 @@ class ControlFile:
                 generation, schedule.ceilings(wish.lengths), wish.active, wish.budget, limits
             )
         )
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        # no link: whoever can write to a shared folder must not choose which file of ours changes
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, self._mode)
         try:
             if os.fstat(fd).st_size != layout.CONTROL_SIZE:
+                os.fchmod(fd, self._mode)  # whatever our umask is
                 os.ftruncate(fd, layout.CONTROL_SIZE)
             os.pwrite(fd, slot, layout.slot_offset(generation))
             os.pwrite(fd, layout.encode_head(generation), 0)

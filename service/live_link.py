@@ -8,9 +8,9 @@ from typing import Self
 
 from service.engine_client import EngineClient
 from service.engine_site import tuner_layout as layout
+from service.launch import live_environment
 from service.live_files import ControlFile, LiveKnobs, Telemetry, read_telemetry
 
-SCHEDULER = "tuner_scheduler.TunedScheduler"  # for --scheduler-cls; lies in engine_site
 POLL_S = 0.01
 CONFIRM_S = 5.0  # a running engine takes one step
 
@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class LiveLink:
-    """Live knobs and step counters of one engine."""
+    """Live knobs and step counters of one engine; `shared`: it has another user in our group."""
 
-    def __init__(self, socket: Path, generation: int = 0) -> None:
-        self.telemetry_path = socket.with_suffix(".telemetry")
-        self._control = ControlFile(socket.with_suffix(".control"), generation)
+    def __init__(self, socket: Path, generation: int = 0, *, shared: bool = False) -> None:
+        self.environment = live_environment(socket)  # what the engine needs to find both files
+        self.telemetry_path = Path(self.environment[layout.TELEMETRY_VARIABLE])
+        control = Path(self.environment[layout.CONTROL_VARIABLE])
+        self._control = ControlFile(control, generation, shared=shared)
 
     @classmethod
-    def adopted(cls, socket: Path) -> Self:
+    def adopted(cls, socket: Path, *, shared: bool = False) -> Self:
         """The link to an engine of an earlier daemon; goes on from its generation."""
         found = read_telemetry(socket.with_suffix(".telemetry"))
         head = b""
@@ -37,15 +39,8 @@ class LiveLink:
         written = layout.CONTROL_HEAD.unpack(head)[3] if len(head) == 24 else 0
         confirmed = 0 if found is None else found.fields["generation"]
         # never a generation that was used before: the scheduler looks at changes only
-        return cls(socket, max(written if written < 1 << 62 else 0, confirmed) + 2)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What the engine needs to find both files."""
-        return {
-            layout.CONTROL_VARIABLE: str(self._control.path),
-            layout.TELEMETRY_VARIABLE: str(self.telemetry_path),
-        }
+        generation = max(written if written < 1 << 62 else 0, confirmed) + 2
+        return cls(socket, generation, shared=shared)
 
     @property
     def wish(self) -> LiveKnobs | None:

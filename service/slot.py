@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +9,16 @@ from pathlib import Path
 from typing import TypedDict
 
 from profiles.errors import UnavailableError
-from profiles.knobs import Knobs, render
+from profiles.knobs import Knobs
 from service.caches import share_model_infos
-from service.engine import Engine, LaunchPlan, reap
+from service.engine import Engine, LaunchPlan
+from service.engine_child import ChildKeeper
+from service.engine_hold import Keeper
 from service.engine_record import EngineRecord
+from service.engine_systemd import UnitKeeper
 from service.gateway_client import EngineRoute, GatewayClient
+from service.launch import CACHE_VARIABLE, launch_of
 from service.live_files import LiveKnobs
-from service.live_link import SCHEDULER
 from tuner.config import Config
 from tuner.paths import Paths
 
@@ -42,7 +44,13 @@ class Wish(TypedDict):
 class Slot:
     """Replaces engines: hold new requests, drain running ones, stop, start, canary, release."""
 
-    def __init__(self, config: Config, paths: Paths, gateway: GatewayClient) -> None:
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        gateway: GatewayClient,
+        units: UnitKeeper | None = None,  # None: engines are our children
+    ) -> None:
         self.engine: Engine | None = None
         self.last_start_s: float | None = None
         self.restarts = 0
@@ -50,6 +58,9 @@ class Slot:
         self.live_fault: str | None = None if config.live.enabled else "live.enabled is false"
         self._config = config
         self._paths = paths
+        self._keeper: Keeper = ChildKeeper() if units is None else units
+        self._places = paths.engine if units is None else units.places
+        self._in_units = units is not None
         self._gateway = gateway
         self._on_death: Callable[[], None] | None = None
         self._lock = asyncio.Lock()  # one replacement at a time; owners are the mode table's tasks
@@ -68,45 +79,34 @@ class Slot:
 
     def plan(self, knobs: Knobs, *, profile: str, purpose: str) -> LaunchPlan:
         """The launch of these knobs under this configuration."""
-        engine = self._config.engine
+        engine, places = self._config.engine, self._places
         live = self.live_fault is None
-        drafters = self._config.drafter_map
-        # an engine with live knobs is the same one whatever its schedule and caps are
-        rendered = (
-            render(knobs.cold(), drafters, live_lengths=self._lengths())
-            if live
-            else render(knobs, drafters)
-        )
-        command = (*engine.command, "--model", engine.model, *engine.args, *rendered.args)
+        launch = launch_of(self._config, knobs, cache=places.cache, live=live)
         return LaunchPlan(
-            command=(*command, "--scheduler-cls", SCHEDULER) if live else command,
+            command=launch.command,
+            env=launch.env,
             live=LiveKnobs.of(knobs) if live else None,
-            env={
-                # one compile cache per drafter and draft length: vLLM's cache key lacks the draft
-                # length and a shared cache can crash or mis-size the engine (vllm#53366)
-                "VLLM_CACHE_ROOT": str(self._paths.cache / "vllm" / self._cache_key(knobs)),
-                **engine.env,
-                **rendered.env,
-            },
             profile=profile,
             purpose=purpose,
             knobs=knobs,
-            run=self._paths.run,
-            logs=self._paths.logs,
+            run=places.run,
+            logs=places.logs,
             record_path=self._paths.engine_record,
             start_timeout_s=engine.start_timeout_s,
             stall_timeout_s=engine.stall_timeout_s,
+            keeper=self._keeper,
         )
 
     async def adopt(self) -> EngineRecord | None:
         """Take over the engine that an earlier daemon left, or clear away what is left of it."""
         record = await asyncio.to_thread(EngineRecord.read, self._paths.engine_record)
-        if record is None:
-            return None
-        self.engine = await Engine.adopt(record)
-        if self.engine is None:
-            left = await reap(record)
-            log.info("engine gone token=%s processes_reaped=%d", record.token, left)
+        if record is not None:
+            self.engine = await Engine.adopt(record, self._keeper)
+        if record is None or self.engine is None:
+            left = await self._keeper.reap(record)
+            if record is not None or left:
+                token = None if record is None else record.token
+                log.info("engine gone token=%s reaped=%d", token, left)
             return None
         self.last_start_s = record.ready_s
         self._watch(self.engine)
@@ -135,7 +135,8 @@ class Slot:
             # nobody is routed anywhere: what is still in flight was cut
             await self.hold(f"{knobs.label()} starts", eta_s=self.eta_s)
             self.restarts += 1
-            share_model_infos(Path(plan.env["VLLM_CACHE_ROOT"]))
+            if not self._in_units:  # there the launcher does it, with the right to
+                share_model_infos(Path(plan.env[CACHE_VARIABLE]))
             self.engine = await Engine.launch(plan)
             fault = self.engine.record.live_fault
             if fault is not None:  # this vLLM does not do what our scheduler expects
@@ -247,7 +248,7 @@ class Slot:
                 # an engine whose adoption or start was cut off has a record, but no place here
                 record = await asyncio.to_thread(EngineRecord.read, self._paths.engine_record)
                 if record is not None:
-                    await reap(record)
+                    await self._keeper.reap(record)
 
     async def forget(self) -> None:
         """Leave the engine running for the next daemon to adopt."""
@@ -303,11 +304,3 @@ class Slot:
                 self._on_death()
 
         engine.on_death(died)
-
-    def _lengths(self) -> tuple[int, ...]:
-        return (0, *self._config.tuning.space.draft_lengths)
-
-    def _cache_key(self, knobs: Knobs) -> str:
-        drafter = self._config.drafter_map.get(knobs.drafter or "")
-        text = f"{self._config.engine.model}|{drafter}|{knobs.draft_length}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]

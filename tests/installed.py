@@ -16,10 +16,9 @@ CONFIG = "/etc/tuner/tuner.toml"
 CLIENT = str(ROOT / "tests/systemd/client.py")
 PROBE = str(ROOT / "tests/systemd/probe.py")
 CONTROL = "/run/tuner/control.sock"
-UNITS = (
-    "tuner.service", "tunerd.service", "tuner-gateway.service", "tuner-gateway.socket",
-    "tuner-doctor.service",
-)  # fmt: skip
+ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
+SERVICES = ("tuner.service", "tunerd.service", "tuner-gateway.service", *ENGINES)
+UNITS = (*SERVICES, "tuner-gateway.socket", "tuner-doctor.service")
 SETTINGS: Table = {
     "state_dir": "/var/lib/tuner",
     "runtime_dir": "/run/tuner",
@@ -86,7 +85,7 @@ class Installed:
             if folder.exists():
                 shutil.rmtree(folder)
                 edited = True
-        self.system.run("systemctl", "kill", "-s", "CONT", *UNITS[:3])
+        self.system.run("systemctl", "kill", "-s", "CONT", *SERVICES)
         if edited:
             self.systemctl("daemon-reload")
         self.system.run("systemctl", "reset-failed")
@@ -134,7 +133,7 @@ class Installed:
     def load(self, clients: int, tokens: int):
         """Clients that stream all the time; afterwards how many requests had which outcome."""
         found: dict[str, int] = {}
-        with self.clients("load", str(clients), str(tokens)) as process:
+        with self.clients("crowd", str(clients), str(tokens)) as process:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == "begun"
             yield found
@@ -200,6 +199,14 @@ class Installed:
             return until(there, f"{unit} serves", 240.0)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.system.journal(unit)}") from error
+
+    def engine(self) -> tuple[str, ...]:
+        """The engine's unit, the id of its run, and its main process; empty without one."""
+        for unit in ENGINES:
+            shown = [self.system.show(unit, name) for name in ("InvocationID", "MainPID")]
+            if self.system.show(unit, "ActiveState") == "active":
+                return unit, *shown
+        return "", "", ""
 
     def members(self, unit: str) -> dict[int, str]:
         """The processes of a unit by pid, with when each began."""

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from profiles.schedule import constant
-from service.engine import SITE
 from service.engine_site import tuner_layout as layout
+from service.launch import SITE
 from service.live_files import ControlFile, LiveKnobs, read_telemetry
 
 PROMPT = 5  # tokens

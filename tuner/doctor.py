@@ -36,8 +36,8 @@ DATABASE_COPY_MIB = 512  # larger stores are only checked for damage
 SOCKET_MODES = {"status_socket": 0o666, "control_socket": 0o660, "gateway_socket": 0o600}
 
 
-def run(explicit: Path | None) -> list[Check]:
-    """Every check, in the order in which to repair things."""
+def run(explicit: Path | None, *, engine: bool = False) -> list[Check]:
+    """Every check, in the order in which to repair things; or those of the engine's own user."""
     checks = [guarded("python", python), guarded("aiohttp", aiohttp_parser), open_files()]
     try:
         path = config_file.find(explicit)
@@ -47,6 +47,12 @@ def run(explicit: Path | None) -> list[Check]:
         sentences = [str(problem) for problem in problems]
         return [*checks, *(fail("config", sentence, error.hint) for sentence in sentences)]
     checks.append(ok("config", f"{path} is valid."))
+    if engine:  # it sees neither state directory nor store
+        of_gpu = (
+            guarded("memory of the GPU", lambda: doctor_gpu.holders(None)),
+            guarded("NVML", doctor_gpu.nvml),
+        )
+        return [*checks, *of_gpu, *doctor_engine.checks(config, Paths.of(config))]
     return [*checks, *of_config(config, _start(explicit))]
 
 

@@ -7,6 +7,36 @@ from typing import Self
 from tuner.config import Config
 
 
+@dataclass(frozen=True, kw_only=True)
+class EnginePlaces:
+    """The folders of engines."""
+
+    run: Path  # socket, control file, telemetry
+    logs: Path  # one log file per engine start
+    cache: Path  # compile caches, one folder per model, drafter and draft length
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitPlaces(EnginePlaces):
+    """The folders of engines in units of their own; systemd makes them, for two users."""
+
+    orders: Path  # written by tunerd, read by the launcher in the unit
+
+    @classmethod
+    def below(cls, root: Path = Path("/")) -> Self:
+        """Where the units expect them; tests have another root."""
+        return cls(
+            run=root / "run/tuner-engine",
+            logs=root / "var/log/tuner-engine",
+            cache=root / "var/cache/tuner-engine",
+            orders=root / "run/tuner/orders",
+        )
+
+    def order(self, slot: str) -> Path:
+        """The order for the engine in a slot."""
+        return self.orders / f"{slot}.json"
+
+
 @dataclass(frozen=True)
 class Paths:
     """Where everything is; both processes and the command line agree on it."""
@@ -43,6 +73,11 @@ class Paths:
     def cache(self) -> Path:
         """Compile caches, one folder per model, drafter and draft length."""
         return self.state / "cache"
+
+    @property
+    def engine(self) -> EnginePlaces:
+        """The folders of engines that are children of tunerd."""
+        return EnginePlaces(run=self.run, logs=self.logs, cache=self.cache)
 
     @property
     def flags(self) -> Path:

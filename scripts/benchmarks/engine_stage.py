@@ -11,8 +11,9 @@ from profiles.knobs import Drafter, Knobs, render
 from service.demo.deepen import demo_pair
 from service.demo.prompts import code_prompts, prose_prompts
 from service.engine import Engine, LaunchPlan
+from service.launch import SCHEDULER
 from service.live_files import LiveKnobs
-from service.live_link import SCHEDULER, LiveLink
+from service.live_link import LiveLink
 from service.visits import Visits
 from tuner.cells import NOTHING, Cell
 from tuner.learner import Visit

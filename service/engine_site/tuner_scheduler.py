@@ -40,7 +40,8 @@ class Meter:
         self._longest = longest
         self._bytes = memoryview(self.n).cast("B")
         self._sequence = 0
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) if path else -1
+        # read by tunerd, which is another user in our group where the engine has a unit of its own
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o640) if path else -1
         if self._fd >= 0:
             os.ftruncate(self._fd, layout.TELEMETRY_HEAD.size + 8 * self.shape.end)
 

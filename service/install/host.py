@@ -10,13 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from profiles.errors import ConfigError, ConflictError, UnavailableError
 from service.install import units
 from service.install.units import Wanted, hidden
 
 PACKAGES = Path(__file__).resolve().parents[2]
 RUNNING = Path("/run/systemd/system")  # sd_booted(3)
-OWN_FOLDERS = ("/var/lib/tuner", "/var/cache/tuner", "/run/tuner")
+OWN_FOLDERS = (units.STATE, "/var/cache/tuner", units.RUN)
+# since 0.106 with rules; Debian's and Ubuntu's 0.105, without them, was in policykit-1
+POLKITD = (
+    "usr/lib/polkit-1/polkitd",
+    "usr/libexec/polkitd",
+    "usr/libexec/polkit-1/polkitd",
+    "usr/lib/polkit/polkitd",
+)
 COMMAND_S = 330.0  # of one command; the doctor's own limit is 300
 
 
@@ -32,6 +41,11 @@ def found(
     file = root / units.CONFIG if config is None else config
     values = _read(file)
     engine = _table(values, "engine")
+    if split and values and values.get("runtime_dir") != units.RUN:
+        raise ConfigError(
+            f"The split form needs runtime_dir = {units.RUN!r} in {file}.",
+            hint="Its folders of orders and sockets are there, with modes for two users.",
+        )
     seen = dict.fromkeys(str(path) for path in _needed(values, engine, config, model))
     state = [values.get(key) for key in ("state_dir", "runtime_dir")]
     return Wanted(
@@ -59,7 +73,7 @@ def has_model(config: Path) -> bool:
     return isinstance(model, str) and model not in {"", "/models/..."}
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, timeout_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
     """One command of systemd.
 
     Raises:
@@ -68,7 +82,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     shown = " ".join(command)
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_S, check=False
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"Cannot run `{shown}`: {error}.") from error
@@ -76,9 +90,33 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         reason = (done.stderr or done.stdout).strip() or f"status {done.returncode}"
         raise UnavailableError(
             f"`{shown}` failed: {reason}.",
-            hint="The files are written; mend the reason and run `tuner install` again.",
+            hint="The files are written; mend the reason and run this again.",
         )
     return done
+
+
+def began(unit: str) -> float | None:
+    """When the main process of a unit began, in seconds since the epoch; None without one."""
+    pid = run("systemctl", "show", "--property=MainPID", "--value", unit).stdout.strip()
+    try:
+        return psutil.Process(int(pid)).create_time() if pid not in {"", "0"} else None
+    except psutil.Error:
+        return None  # it has just ended
+
+
+def need_polkit(root: Path = Path("/")) -> None:
+    """Refuse where nothing would read the rule that lets tunerd start its engines.
+
+    Raises:
+        UnavailableError: there is no polkitd, or it is from before rules (0.105).
+    """
+    there = any((root / path).exists() for path in POLKITD)
+    if not there or not (root / units.POLKIT).parent.is_dir():
+        raise UnavailableError(
+            "There is no polkitd with rules here, without which tunerd may not start an engine.",
+            hint="Install the package polkitd (elsewhere than in Debian and Ubuntu: polkit), "
+            "or leave --split out: the one unit needs none.",
+        )
 
 
 def user_exists(name: str) -> bool:

@@ -68,7 +68,7 @@ def changes(root: Path, wanted: Mapping[str, str | None]) -> list[Change]:
     for name, after in wanted.items():
         path = root / name
         before = _text(path)
-        if before is not None and not before.startswith(MARK):
+        if before is not None and MARK not in before.partition("\n")[0]:
             if after is None:
                 continue  # somebody else's
             raise ConflictError(

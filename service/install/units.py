@@ -1,7 +1,8 @@
 """P: the files of an installation, made from the templates beside this module."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tuner.keys import CREDENTIAL
@@ -9,15 +10,22 @@ from tuner.keys import CREDENTIAL
 UNITS = "etc/systemd/system"
 SYSUSERS = "etc/sysusers.d/tuner.conf"
 TMPFILES = "etc/tmpfiles.d/tuner.conf"
+POLKIT = "etc/polkit-1/rules.d/50-tuner.rules"
 CONFIG = "etc/tuner/tuner.toml"
 USER = "tuner"
-MARK = "# Written by `tuner install`"  # what lacks it is not ours
+ENGINE_USER = "tuner-engine"  # of the split form, whoever else runs the rest
+STATE = "/var/lib/tuner"
+RUN = "/run/tuner"
+MARK = "Written by `tuner install`"  # what lacks it in its first line is not ours
 MARK_LINE = f"{MARK}, which overwrites changes; `systemctl edit` keeps them apart."
 HOMES = ("/home", "/root", "/run/user")  # hidden by ProtectHome=
 SCRATCH = ("/tmp", "/var/tmp")  # noqa: S108 - hidden by PrivateTmp=
 
 ONE = ("tuner.service",)
 SPLIT = ("tunerd.service", "tuner-gateway.service", "tuner-gateway.socket")
+ENGINE = "tuner-engine@.service"
+ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
+SLICE = "tuner.slice"  # of the split form, made by systemd itself
 DOCTOR = "tuner-doctor.service"
 
 
@@ -40,21 +48,36 @@ class Wanted:
 
 def files(wanted: Wanted, templates: Mapping[str, str]) -> dict[str, str | None]:
     """Content by path without its leading slash; None for a file of the other form."""
-    ours, other = (SPLIT, ONE) if wanted.split else (ONE, SPLIT)
-    found: dict[str, str | None] = {f"{UNITS}/{name}": None for name in other}
-    for name in (*ours, DOCTOR):
-        found[f"{UNITS}/{name}"] = _filled(templates[name], wanted, templates)
+    found: dict[str, str | None] = dict.fromkeys(every_file())
     # a user of somebody else's making is not ours to describe
-    made = wanted.user == USER
-    found[SYSUSERS] = _filled(templates["sysusers.conf"], wanted, templates) if made else None
-    found[TMPFILES] = _filled(templates["tmpfiles.conf"], wanted, templates)
+    users = [_USERS[USER]] if wanted.user == USER else []
+    filled = partial(_filled, wanted=wanted, templates=templates)
+    if wanted.split:
+        for name in SPLIT:
+            found[f"{UNITS}/{name}"] = filled(templates[name])
+        # an engine writes into its own folders only, and does not see those of tunerd
+        confined = replace(wanted, writable=())
+        hidden_state = " ".join(quoted(f"-{path}") for path in (STATE, *wanted.writable))
+        for name, template in ((ENGINE, ENGINE), (DOCTOR, "tuner-doctor-split.service")):
+            text = filled(templates[template], wanted=confined)
+            found[f"{UNITS}/{name}"] = text.replace("@STATE@", hidden_state)
+        found[POLKIT] = filled(templates["polkit.rules"])
+        users.append(_USERS[ENGINE_USER])
+    else:
+        for name in (*ONE, DOCTOR):
+            found[f"{UNITS}/{name}"] = filled(templates[name])
+    if users:
+        lines = "\n".join(users)
+        found[SYSUSERS] = filled(templates["sysusers.conf"]).replace("@USERS@", lines)
+    split = "-split" if wanted.split else ""
+    found[TMPFILES] = filled(templates[f"tmpfiles{split}.conf"])
     return found
 
 
 def every_file() -> dict[str, str | None]:
     """The paths of both forms, to be removed."""
-    names = (*ONE, *SPLIT, DOCTOR)
-    return dict.fromkeys([*(f"{UNITS}/{name}" for name in names), SYSUSERS, TMPFILES])
+    names = (*ONE, *SPLIT, ENGINE, DOCTOR)
+    return dict.fromkeys([*(f"{UNITS}/{name}" for name in names), SYSUSERS, TMPFILES, POLKIT])
 
 
 def first_config(wanted: Wanted, templates: Mapping[str, str]) -> str:
@@ -84,10 +107,16 @@ def listen_stream(listen: str) -> str:
     return f"127.0.0.1:{port}" if host == "localhost" else listen
 
 
+_PARTS = {"@ENGINE@": "engine.conf", "@ONE@": "one.conf", "@SANDBOX@": "sandbox.conf"}
+_USERS = {
+    USER: f'u {USER} - "vLLM tuner" {STATE}',
+    ENGINE_USER: f'u {ENGINE_USER} - "vLLM tuner engine" /var/cache/{ENGINE_USER}',
+}
+
+
 def _filled(template: str, wanted: Wanted, templates: Mapping[str, str]) -> str:
-    parts = {"@ENGINE@": templates["engine.conf"], "@SANDBOX@": templates["sandbox.conf"]}
-    for name, part in parts.items():
-        template = template.replace(name, part.rstrip("\n"))
+    for name, part in _PARTS.items():
+        template = template.replace(name, templates[part].rstrip("\n"))
     imports = wanted.imports
     word = {
         # $ is a variable in ExecStart= only
@@ -97,6 +126,7 @@ def _filled(template: str, wanted: Wanted, templates: Mapping[str, str]) -> str:
         "@HOME@": "\n".join(_home(wanted)),
         "@KEYS@": "\n".join(_keys(wanted)),
         "@USER@": wanted.user,
+        "@ENGINE_USER@": ENGINE_USER,
         "@GROUP@": wanted.group,
         "@LISTEN@": listen_stream(wanted.listen),
         "@MARK@": MARK_LINE,
@@ -136,6 +166,11 @@ def _model(model: str | None) -> str:
         return 'model = "/models/..."         # path, or a hub id that is in the cache already'
     text = model.replace("\\", "\\\\").replace('"', '\\"')
     return f'model = "{text}"'
+
+
+def templates() -> dict[str, str]:
+    """The templates by name."""
+    return {each.name: each.read_text("utf-8") for each in template_folder().iterdir()}
 
 
 def template_folder() -> Path:

@@ -12,8 +12,8 @@ from gateway_harness import fake
 from vllm_stage import CACHE, VllmStage
 
 from service.demo.deepen import PAIR, demo_pair
-from service.engine import SITE
 from service.engine_record import KEEP_ENVIRON, TOKEN_VARIABLE, members
+from service.launch import SITE
 
 READY_S = 300.0
 

@@ -36,3 +36,30 @@ def served(system):
     service.ready()
     yield service
     service.restore()
+
+
+@pytest.fixture(scope="module")
+def at_last(system):
+    """Removes what tests of the split form share."""
+    service = Installed(system)
+    yield service
+    service.remove()
+
+
+@pytest.fixture
+def polkit(system):
+    """Who asks whether tunerd may start an engine's unit."""
+    if system.run("getent", "passwd", "polkitd").returncode:
+        pytest.skip("polkitd is not installed (package polkitd)")
+
+
+@pytest.fixture
+def split(at_last, polkit):
+    """The three units, serving; what one test leaves, the next one finds."""
+    service = at_last
+    if service.system.show("tunerd.service", "ActiveState") != "active":
+        service.configure()
+        service.install("--split")
+        service.systemctl("start", "tunerd.service")
+    service.serves("tuner-gateway.service")
+    return service

@@ -1,7 +1,6 @@
 """The installed units under a real systemd, with the fake vLLM as their engine."""
 
 import json
-import time
 
 import pytest
 from fake_engine import answer
@@ -11,7 +10,6 @@ from stage import until
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(600)]
 
 ONE = "tuner.service"
-GATEWAY = "tuner-gateway.service"
 OUTSIDER = "65534"
 TOKENS = 60
 WATCHDOG_S = 10  # instead of the unit's half minute: two beats still fit in
@@ -78,26 +76,6 @@ def test_a_stop_waits_for_a_stream(served):
     assert answer("long", TOKENS) == told
     assert "inactive" == served.system.show(ONE, "ActiveState")
     assert "success" == served.system.show(ONE, "Result")
-
-
-def test_a_killed_gateway_refuses_nobody(installed):
-    """In two units systemd keeps the address: SIGKILL thrice under a loop, no refusal."""
-    installed.install("--split")
-    installed.systemctl("start", GATEWAY, "tunerd.service")
-    installed.serves(GATEWAY)
-    with installed.clients("knock") as client:
-        for _ in range(3):
-            time.sleep(1)
-            main = installed.system.show(GATEWAY, "MainPID")
-            installed.system.run("kill", "-KILL", main)
-            installed.replaced(GATEWAY, main)
-        found = json.loads(client.communicate(timeout=180)[0])
-    installed.serves(GATEWAY)
-
-    assert 0 == found["refused"]
-    assert found["tried"] > 50
-    assert "3" == installed.system.show(GATEWAY, "NRestarts")
-    assert answer("again", 8) == installed.client("complete", "again", "8")
 
 
 def test_a_second_install_disturbs_nothing(served):

@@ -198,7 +198,7 @@ def test_demo_passes_options_through(monkeypatch):
 def test_doctor(config, monkeypatch):
     """A failed check is exit 1, with what to do below it; a warning is not."""
     found = [ok("a", "Fine."), warn("b", "Look."), fail("c", "Broken.", "Mend it.")]
-    monkeypatch.setattr(doctor, "run", lambda _: found)
+    monkeypatch.setattr(doctor, "run", lambda _, **__: found)
     result = tuner("doctor")
 
     assert 1 == result.exit_code

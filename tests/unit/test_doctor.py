@@ -63,6 +63,17 @@ def test_all_checks_of_a_good_machine(tmp_path, vllm):
     assert not (tmp_path / "s").exists()
 
 
+def test_the_engines_user_is_asked_for_what_an_engine_needs(tmp_path, vllm):
+    """It may see neither state directory nor store, and a daemon is not its business."""
+    path = tmp_path / "tuner.toml"
+    path.write_text('state_dir = "s"\n[engine]\nmodel = "org/name"\n')
+    names = {item.name for item in doctor.run(path, engine=True)}
+    others = {"state directory", "disk", "store", "daemon", "sockets", "port", "search"}
+
+    assert {"config", "memory of the GPU", "NVML", "model", "vLLM", "flags"} <= names
+    assert set() == names & others
+
+
 def test_wrong_configuration(tmp_path):
     """Every problem of the file is a failed check; what needs the file is left out."""
     path = tmp_path / "tuner.toml"

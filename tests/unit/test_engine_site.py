@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from service.engine import SITE
+from service.launch import SITE
 
 torch = pytest.importorskip("torch")
 

@@ -1,4 +1,4 @@
-"""`install` and `uninstall`: become the installer, which shares nothing with a running daemon."""
+"""`install`, `upgrade`, `uninstall`: become the installer, which shares nothing with a daemon."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ MODULE = "service.install"
 
 
 def _where(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that both have."""
+    """The options that all have."""
     command = click.option(
         "--dry-run", is_flag=True, help="Show what would change; exit 1 if any."
     )(command)
@@ -28,7 +28,7 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 @_where
 @click.option("--user", default="tuner", show_default=True, help="Who runs it; `tuner` is created.")
 @click.option("--model", help="Path or hub id for a new configuration.")
-@click.option("--split", is_flag=True, help="Gateway and tunerd as two units instead of one.")
+@click.option("--split", is_flag=True, help="Gateway, tunerd and engine as units of their own.")
 @pass_session
 def install(
     session: Session,
@@ -51,6 +51,16 @@ def install(
 
 @click.command(cls=Command)
 @_where
+@click.option("--gateway", is_flag=True, help="Restart the gateway too; open answers are finished.")
+@pass_session
+def upgrade(session: Session, *, dry_run: bool, prefix: Path | None, gateway: bool) -> None:
+    """Let the installed service go on with this version; in the split form engines keep running."""
+    words = ["--gateway"] if gateway else []
+    become(MODULE, "upgrade", *words, *_common(session, dry_run=dry_run, prefix=prefix))
+
+
+@click.command(cls=Command)
+@_where
 @click.option("--purge", is_flag=True, help="Remove configuration, profiles, caches and user too.")
 @pass_session
 def uninstall(session: Session, *, dry_run: bool, prefix: Path | None, purge: bool) -> None:
@@ -65,4 +75,4 @@ def _common(session: Session, *, dry_run: bool, prefix: Path | None) -> list[str
     return [*words, *(["--json"] if session.json else [])]
 
 
-COMMANDS = (install, uninstall)
+COMMANDS = (install, upgrade, uninstall)
