@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+import sqlalchemy as sa
 from sqlmodel import col, select
 
 from profiles.database import Database
@@ -13,9 +14,12 @@ from profiles.platform import Platform
 from profiles.records import Event, Trial, TrialStatus
 from profiles.tables import EventRow, MeasurementRow, PlatformRow, TrialRow
 
+EVENTS_KEPT = 10_000  # a year of a machine that switches every hour, and 1 MB
+EVENTS_SPARE = 500  # so many more before the oldest are forgotten
+
 
 class History:
-    """Rows that are added and, but for the end of a trial, never changed."""
+    """Rows that are added and, but for the end of a trial, never changed; old events go."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -163,9 +167,15 @@ class History:
             return [(row.trial, Measurement.model_validate_json(row.document)) for row in rows]
 
     def add_event(self, kind: str, sentence: str, *, at: float) -> None:
-        """Remember a sentence for `tuner history`."""
+        """Remember a sentence for `tuner history`; of very many the oldest are forgotten."""
+        row = EventRow(happened_at=at, kind=kind, sentence=sentence)
         with self.database.ordinary() as session:
-            session.add(EventRow(happened_at=at, kind=kind, sentence=sentence))
+            session.add(row)
+            session.flush()
+            number = _number(row.id)
+            if number % EVENTS_SPARE == 0:
+                oldest = number - EVENTS_KEPT
+                session.execute(sa.delete(EventRow).where(col(EventRow.id) <= oldest))
 
     def events(self, limit: int = 100) -> list[Event]:
         """The latest events, newest first."""

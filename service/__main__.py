@@ -7,12 +7,15 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from profiles.errors import ExitCode, TunerError
+from service.activation import handed
 from service.archive import Archive
-from service.control import Control
+from service.control import Control, Given
 from service.daemon import Daemon
 from service.engine_systemd import UnitKeeper
 from service.fingerprint import platform_of
@@ -64,9 +67,21 @@ def main() -> int:
         make_folders(paths)
         with only_daemon(paths.lock):
             notifier = Notifier.of(os.environ, os.getpid())
-            units = UnitKeeper(UnitPlaces.below()) if options.engine_units else None
-            leave = options.leave_engine or options.engine_units
-            asyncio.run(serve(config, paths, notifier, leave_engine=leave, units=units))
+            given = dict(handed(os.environ, os.getpid()))
+            life = (
+                serve(
+                    config,
+                    paths,
+                    notifier,
+                    given,
+                    leave_engine=True,
+                    units=UnitKeeper(UnitPlaces.below()),
+                    check_config=lambda: unchanged(options.config, config),
+                )
+                if options.engine_units
+                else serve(config, paths, notifier, given, leave_engine=options.leave_engine)
+            )
+            asyncio.run(life)
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -80,14 +95,15 @@ async def serve(
     config: Config,
     paths: Paths,
     notifier: Notifier,
+    given: Given,
     *,
     leave_engine: bool,
-    units: UnitKeeper | None = None,
+    **units: Any,
 ) -> None:
     """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
     async with AsyncExitStack() as opened:
         await compose_and_run(
-            opened, config, paths, notifier, leave_engine=leave_engine, units=units
+            opened, config, paths, notifier, given, leave_engine=leave_engine, **units
         )
 
 
@@ -96,9 +112,11 @@ async def compose_and_run(
     config: Config,
     paths: Paths,
     notifier: Notifier,
+    given: Given,
     *,
     leave_engine: bool,
-    units: UnitKeeper | None,
+    units: UnitKeeper | None = None,
+    check_config: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
@@ -133,6 +151,7 @@ async def compose_and_run(
                 config, paths, slot=slot, archive=archive, gateway=gateway, telemetry=telemetry
             ),
             leave_engine=leave_engine,
+            check_config=check_config,
         )
     )
     memory = LiveMemory(daemon.parts, daemon.say)
@@ -157,10 +176,25 @@ async def compose_and_run(
         loop.add_signal_handler(number, stop)
     # a driver that hangs is no reason to end us: it is a fault that the status names
     probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
-    await control.serve(paths.status_socket, paths.control_socket)
+    await control.serve(paths.status_socket, paths.control_socket, given)
     notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
     beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
     await daemon.run()
+
+
+def unchanged(file: Path, config: Config) -> None:
+    """Make sure that a configuration is still the one in its file.
+
+    Raises:
+        TunerError: it is not; the service manager starts us again, and we read it.
+    """
+    try:
+        now = load(file)
+    except TunerError as error:  # a mistake in the file must not end what runs
+        log.warning("%s", error.sentence())
+        return
+    if now != config:
+        raise TunerError(f"{file} has changed; tunerd ends to be started again with it.")
 
 
 async def live_fault(config: Config) -> str | None:

@@ -13,6 +13,7 @@ from profiles.measurement import Failure, Measurement
 from profiles.profile import Origin, Profile
 from profiles.records import TrialStatus
 from profiles.store import Store
+from service import inject
 from tuner.objective import DEFAULT, Goals, unfit
 
 BANNED = "it did harm here and is in quarantine"
@@ -84,6 +85,7 @@ class Archive:
     async def promote(self, profile: Profile, *, kept_default: bool) -> None:
         """Keep a profile and the decision that it is the best for its class."""
         await self.call(self.store.put_profile, profile)
+        inject.at(inject.Point.WINNER_STORED)
         await self.call(
             self.store.promote,
             platform=profile.platform,
@@ -94,6 +96,7 @@ class Archive:
             at=time.time(),
             kept_default=kept_default,
         )
+        inject.at(inject.Point.PROMOTED)
 
     async def promoted(self, platform: str) -> dict[str, Profile]:
         """The winner of every class with the evidence of its latest promotion, by class.

@@ -1,12 +1,12 @@
 """The control API: HTTP and JSON on two unix sockets, one of them read-only."""
 
 import asyncio
-import json
 import logging
 import os
 import re
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from pydantic import ValidationError
 
 from profiles.errors import ExitCode, InvalidKnobsError, TunerError
 from profiles.profile import Origin, Profile
+from service.control_body import body_of, text_of
 from service.daemon import Daemon
 from service.explain import explained
+from service.hold_routes import HoldRoutes
 from service.modes import Event
 from service.status import account, brief, event, learned, status
 from service.table_sweep import SweepRequest
@@ -29,6 +31,7 @@ STOP_S = 2.0  # for answers that are under way when the daemon ends
 MAX_LIMIT = 10_000
 LIMIT = re.compile("[0-9]{1,4}")
 
+Given = Mapping[str, socket.socket]  # by name: "status", "control"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -37,21 +40,28 @@ class Control:
 
     def __init__(self, daemon: Daemon, telemetry: Telemetry) -> None:
         self._daemon = daemon
+        self._holds = HoldRoutes(daemon)
         self._telemetry = telemetry
         self._started_at = time.time()
         self._runners: list[web.AppRunner] = []
 
-    async def serve(self, status_socket: Path, control_socket: Path) -> None:
-        """Listen; a socket file of a dead daemon is replaced (the lock is held by us)."""
-        await self._listen(status_socket, 0o666, changes=False)
-        await self._listen(control_socket, 0o660, changes=True)
+    async def serve(self, status_socket: Path, control_socket: Path, given: Given) -> None:
+        """Listen where systemd does, or else at these paths.
+
+        A socket file of a dead daemon is replaced (the lock is held by us).
+        """
+        await self._listen(status_socket, 0o666, given.get("status"), changes=False)
+        await self._listen(control_socket, 0o660, given.get("control"), changes=True)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; holders are told that they hold nothing any more."""
+        self._daemon.parts.holds.clear("tunerd ends", again=True)
         for runner in self._runners:
             await runner.cleanup()
 
-    async def _listen(self, socket: Path, mode: int, *, changes: bool) -> None:
+    async def _listen(
+        self, path: Path, mode: int, given: socket.socket | None, *, changes: bool
+    ) -> None:
         app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
         app.add_routes(
             [
@@ -63,6 +73,7 @@ class Control:
                 web.get("/v1/history", self._history),
                 web.get("/v1/explain", self._explain),
                 web.get("/v1/pins", self._pins),
+                web.get("/v1/holds", self._holds.listed),
                 web.get("/v1/config", self._config),
                 web.get("/v1/sweep", self._sweep),
                 web.get("/v1/live/visits", self._visits),
@@ -73,6 +84,7 @@ class Control:
                 [
                     web.post("/v1/pins", self._pin),
                     web.delete("/v1/pins/{application}", self._unpin),
+                    web.post("/v1/holds", self._holds.hold),
                     web.post("/v1/use", self._use),
                     web.post("/v1/tune", self._tune),
                     web.post("/v1/tune/stop", self._tune_stop),
@@ -84,11 +96,14 @@ class Control:
             )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
-        socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        socket.unlink(missing_ok=True)
-        await web.UnixSite(runner, str(socket)).start()
-        socket.chmod(mode)
         self._runners.append(runner)
+        if given is not None:  # its unit has given it its mode, and keeps its file
+            await web.SockSite(runner, given).start()
+            return
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        await web.UnixSite(runner, str(path)).start()
+        path.chmod(mode)
 
     async def _status(self, _: web.Request) -> web.Response:
         found = await status(self._daemon, self._telemetry, self._started_at)
@@ -175,8 +190,8 @@ class Control:
         return _answer({"config": config})
 
     async def _pin(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        application, wanted = _text(body, "application"), _text(body, "profile")
+        body = await body_of(request)
+        application, wanted = text_of(body, "application"), text_of(body, "profile")
         parts = self._daemon.parts
         store = parts.archive.store
         known = await self._applications()
@@ -206,11 +221,11 @@ class Control:
         return _answer({"sentence": f"{application} is not pinned any more"})
 
     async def _use(self, request: web.Request) -> web.Response:
-        sentence = await self._daemon.steward.use(_text(await _body(request), "profile"))
+        sentence = await self._daemon.steward.use(text_of(await body_of(request), "profile"))
         return _answer({"sentence": sentence})
 
     async def _tune(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        body = await body_of(request)
         classes = body.get("classes", [])
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise InvalidKnobsError('"classes" must be a list of class names.')
@@ -226,7 +241,7 @@ class Control:
 
     async def _sweep_start(self, request: web.Request) -> web.Response:
         try:
-            wanted = SweepRequest.model_validate(await _body(request))
+            wanted = SweepRequest.model_validate(await body_of(request))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
@@ -239,7 +254,7 @@ class Control:
 
     async def _import(self, request: web.Request) -> web.Response:
         parts = self._daemon.parts
-        raw = (await _body(request)).get("profile")
+        raw = (await body_of(request)).get("profile")
         try:
             given = Profile.model_validate(raw)
         except ValueError as error:
@@ -282,23 +297,6 @@ def _failure(code: int, message: str, hint: str, exit_code: int) -> web.Response
 
 def _answer(body: dict[str, Any]) -> web.Response:
     return web.json_response({"v": 1, **body})
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.read() or b"{}")
-    except ValueError as error:
-        raise InvalidKnobsError("The body is not JSON.") from error
-    if not isinstance(body, dict):
-        raise InvalidKnobsError("The body is not a JSON object.")
-    return body
-
-
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str) or not value:
-        raise InvalidKnobsError(f'"{key}" must be a text.')
-    return value
 
 
 def _limit(request: web.Request) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from profiles.errors import ConflictError, TunerError, UnavailableError
+from service import inject
 from service.engine import EngineStartError
 from service.memory import remembered
 from service.modes import Effect, Event, Mode, step
@@ -85,6 +86,7 @@ class Daemon:
             self.state.since = time.time()
         for effect in effects:
             try:
+                inject.at(inject.before(effect))
                 await self._effects[effect]()
             except TunerError as error:
                 log.exception("cannot %s", effect)
@@ -103,19 +105,22 @@ class Daemon:
             await self.say(
                 "recovery", f"{swept} trial was cut off by the end of tunerd; it is void"
             )
+        inject.at(inject.Point.SWEPT)
         state = self.state
         state.target, state.target_why = await remembered(self.parts, state)
+        inject.at(inject.Point.REMEMBERED)
         record = await slot.adopt()
         if record is None:
             self.post(Event.NOTHING_RUNS)
-        elif record.purpose == "serve" and record.launch == self._wanted_launch():
+        # a tunerd that died within a live change left other knobs than it had written down
+        elif record.purpose == "serve" and record.launch == self._launch() and await self._kept():
             await self.say("adopted", f"adopted the running engine, pid {record.pid}")
             self.post(Event.ADOPTED)
         else:
             await self.say("recovery", f"the engine of an unfinished {record.purpose} is replaced")
             self.post(Event.NOTHING_RUNS)
 
-    def _wanted_launch(self) -> str:
+    def _launch(self) -> str:
         target = self.state.target
         return self.parts.slot.plan(target.knobs, profile=target.id, purpose="serve").digest
 
@@ -139,6 +144,7 @@ class Daemon:
             )
         except EngineStartError as error:
             await self.say("start_failed", f"{target.knobs.label()}: {error.failure.sentence}")
+            self.parts.check_config()
             self.post(Event.START_FAILED)
         except TunerError as error:
             await self.say("start_failed", f"{target.knobs.label()}: {error.sentence()}")
@@ -199,11 +205,9 @@ class Daemon:
         await self._replace()
 
     async def _restore_default(self) -> None:
+        state = self.state
         self._give_up_choice()
-        self.state.target, self.state.target_why = (
-            self.state.default,
-            "your configuration was restored",
-        )
+        state.target, state.target_why = state.default, "your configuration was restored"
         await self._replace()
 
     def _give_up_choice(self) -> None:
@@ -228,8 +232,8 @@ class Daemon:
             until=time.time() + seconds,
             profile=bad.id,
         )
-        hours = seconds / 3600
-        await self.say("quarantine", f"{bad.knobs.label()} is not used for {hours:g} h")
+        inject.at(inject.Point.QUARANTINED)
+        await self.say("quarantine", f"{bad.knobs.label()} is not used for {seconds / 3600:g} h")
 
     async def _commit(self) -> None:
         state = self.state
@@ -246,6 +250,7 @@ class Daemon:
         archive = self.parts.archive
         await archive.call(archive.store.put_profile, self.state.in_force)
         await self.steward.books.opened(live=live)
+        inject.at(inject.Point.IN_FORCE_STORED)
 
     async def _mark_good(self) -> None:
         self.state.last_good = self.state.in_force

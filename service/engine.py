@@ -10,16 +10,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from profiles.errors import ExitCode
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
+from service import inject
 from service.engine_child import ChildKeeper
 from service.engine_client import EngineClient
 from service.engine_hold import Hold, Keeper, SpawnError
-from service.engine_order import LOG_TIME, log_name
+from service.engine_order import LOG_TIME, SAYS, log_name
 from service.engine_record import EngineRecord
 from service.launch import digest, environment
 from service.live_files import LiveKnobs
 from service.live_link import LiveLink
+from service.shared_files import tail
 from tuner.failures import classify_failure
 
 POLL_S = 0.25
@@ -101,6 +104,7 @@ class Engine:
             link = None if plan.live is None else _link(intent)
             # the intent first: a crash now leaves a findable token
             intent.write(plan.record_path)
+            inject.at(inject.Point.RECORD_WRITTEN)
             if link is not None and plan.live is not None:
                 link.put(plan.live)
             socket = Path(intent.socket)
@@ -111,21 +115,26 @@ class Engine:
                     os.environ, plan.env, token=token, socket=None if link is None else socket
                 ),
             )
+            inject.at(inject.Point.SPAWNED)
         except SpawnError as error:
             raise EngineStartError(error.failure, token) from error
         engine = cls(hold)
         fault: str | None = None
         try:
             engine.record.write(plan.record_path)
+            inject.at(inject.Point.SPAWN_RECORDED)
             ready_s = await engine._wait_ready(plan)
+            inject.at(inject.Point.CANARY_RIGHT)
             if link is not None:
                 fault = await link.self_test(engine.client)
+                inject.at(inject.Point.SELF_TESTED)
         except BaseException:
             await engine.stop(timeout_s=2.0)
             raise
         engine.link = link if fault is None else None
         engine.record = replace(engine.record, ready_s=ready_s, live_fault=fault)
         engine.record.write(plan.record_path)
+        inject.at(inject.Point.READY_RECORDED)
         return engine
 
     @classmethod
@@ -185,15 +194,12 @@ class Engine:
 
     def failure(self, *, phase: str, timed_out: bool = False) -> Failure:
         """Why it ended, read from its log."""
-        try:
-            with Path(self.record.log).open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-                tail = file.read().decode(errors="replace")
-        except OSError:
-            tail = ""
+        said = tail(Path(self.record.log), LOG_TAIL_BYTES)
+        if self.record.unit is not None and self.exit_code == ExitCode.CONFIG:
+            return _refused(self.record.unit, said)
         return classify_failure(
             exit_code=self.exit_code,
-            log_tail=tail,
+            log_tail=said,
             phase="start" if phase == "start" else "serve",
             timed_out=timed_out,
         )
@@ -204,6 +210,17 @@ class Engine:
         self.ended.set()
         if not self._stopping and self._on_death is not None:
             self._on_death()
+
+
+def _refused(unit: str, said: str) -> Failure:
+    """Why the launcher in a unit did not start vLLM; the knobs are not to blame."""
+    lines = [line.removeprefix(SAYS) for line in said.splitlines() if line.startswith(SAYS)]
+    sentence = lines[-1] if lines else f"It refused its order; `journalctl -u {unit}` says why."
+    return Failure(
+        kind=FailureKind.INTERRUPTED,
+        sentence=f"{unit}: {sentence}",
+        exit_code=int(ExitCode.CONFIG),
+    )
 
 
 def _size(log: Path) -> int:

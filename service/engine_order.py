@@ -4,6 +4,7 @@ Nothing in it is a command, a path or a variable: those come from the configurat
 cannot write. Whoever takes tunerd over can start the engine with other knobs, but nothing else.
 """
 
+import json
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +15,7 @@ from profiles.knobs import Knobs
 from service.engine_record import EngineRecord
 
 LOG_TIME = "%Y%m%dT%H%M%S"
+SAYS = "tuner-engine: "  # before what the launcher says, in the journal and in the engine's log
 LONGEST_ORDER = 65536  # bytes
 SLOTS = ("a", "b")
 UNITS = tuple(f"tuner-engine@{slot}.service" for slot in SLOTS)
@@ -22,10 +24,8 @@ UNITS = tuple(f"tuner-engine@{slot}.service" for slot in SLOTS)
 class Order(BaseModel):
     """One engine start."""
 
-    # \Z, not $, which lets a line end through
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, regex_engine="python-re", ser_json_inf_nan="null"
-    )
+    # \Z, not $, which lets a line end through in Python's expressions
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, regex_engine="python-re")
 
     token: str = Field(pattern=r"^[0-9a-f]{16}\Z")  # of this start; names socket and log
     at: str = Field(pattern=r"^[0-9]{8}T[0-9]{6}\Z")  # local time; names the log
@@ -70,7 +70,7 @@ class Order(BaseModel):
 
     def text(self) -> str:
         """The order as JSON, without knobs that are not set."""
-        return self.model_dump_json(exclude_none=True)
+        return json.dumps({**self.model_dump(exclude={"knobs"}), "knobs": self.knobs.given()})
 
     @property
     def socket_name(self) -> str:

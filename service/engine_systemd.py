@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 1.0  # between two looks at a unit whose main process cannot be watched
 SETTLE_S = 5.0  # for systemd to know how a process has ended
+ANSWER_TRIES = 5  # a bus that is being restarted is back in a second
 SETTLE_POLL_S = 0.05
 
 
@@ -178,10 +179,10 @@ class UnitKeeper:
         if record.unit not in UNITS:
             return None
         try:
+            state = await self._answer(record.unit)
             for other in UNITS:
                 if other != record.unit:
                     await self._systemctl.end(other)
-            state = await self._systemctl.state(record.unit)
         except SystemdError as error:
             log.warning("%s", error)
             return None
@@ -205,6 +206,14 @@ class UnitKeeper:
                 log.warning("%s", error)
         return count
 
+    async def _answer(self, unit: str) -> UnitState:
+        """The state of a unit, asked for until there is an answer: an engine depends on it."""
+        for _ in range(ANSWER_TRIES):
+            with contextlib.suppress(SystemdError):
+                return await self._systemctl.state(unit)
+            await asyncio.sleep(WATCH_S)
+        return await self._systemctl.state(unit)
+
     async def _abandon(self, unit: str) -> None:
         with contextlib.suppress(SystemdError):
             await self._systemctl.end(unit)
@@ -223,10 +232,11 @@ class UnitKeeper:
 def _known(record: EngineRecord, state: UnitState) -> EngineRecord:
     """The record completed with what systemd says."""
     boot = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+    known = record.started_at if record.invocation == state.invocation else None
     return replace(
         record,
         pid=state.pid,
-        started_at=boot + state.started_us / 1e6,
+        started_at=boot + state.started_us / 1e6 if known is None else known,
         invocation=state.invocation,
         control_group=state.control_group or None,
     )

@@ -15,13 +15,12 @@ from typing import NoReturn
 
 from profiles.errors import ConfigError, ExitCode, TunerError
 from service.caches import share_model_infos
-from service.engine_order import LONGEST_ORDER, SLOTS, Order
+from service.engine_order import LONGEST_ORDER, SAYS, SLOTS, Order
 from service.launch import CACHE_VARIABLE, environment, launch_of
+from service.shared_files import open_plain
 from tuner.config import Config
 from tuner.config_file import load
 from tuner.paths import UnitPlaces
-
-PREFIX = "tuner-engine: "  # of what the launcher says, in the journal and in the engine's log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +37,27 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="tuner-engine", description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--root", type=Path, default=Path("/"), help="of the folders; for tests")
-    parser.add_argument("slot", choices=SLOTS)
+    parser.add_argument("slot", help="a or b")
     options = parser.parse_args()
     places = UnitPlaces.below(options.root)
     try:
+        if options.slot not in SLOTS:
+            raise ConfigError(f"There is no slot {options.slot!r}, only a and b.")
         order = Order.parse(read(places.order(options.slot)))
         log = open_log(places.logs / order.log_name)
     except TunerError as error:
         refuse(error)
-    sys.stderr.write(
-        f"{PREFIX}{order.purpose} {order.knobs.label()}, profile {order.profile}, "
-        f"log {places.logs / order.log_name}\n"
-    )
     try:
         guarded(options.config)
         start = start_of(load(options.config), order, places, os.environ)
     except TunerError as error:
-        os.write(log, f"{PREFIX}{error.sentence()}\n".encode())
+        os.write(log, f"{SAYS}{error.sentence()}\n".encode())
         refuse(error)
+    sys.stderr.write(
+        f"{SAYS}{order.purpose} {order.knobs.label()}, profile {order.profile}, "
+        f"log {places.logs / order.log_name}\n"
+    )
+    sys.stderr.flush()
     share_model_infos(start.cache)
     become(start, log)
 
@@ -96,14 +98,11 @@ def read(path: Path) -> bytes:
         ConfigError: there is none that could be read.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise ConfigError(f"{path} is not a file.", hint="Remove it.")
+        with os.fdopen(open_plain(path), "rb") as file:
             text = file.read(LONGEST_ORDER + 1)
     except OSError as error:
         raise ConfigError(
-            f"Cannot read the order {path}: {error.strerror}.",
+            f"Cannot read the order {path}: {error.strerror or error}.",
             hint="tunerd starts this unit after it has written one; do not start it by hand.",
         ) from error
     if len(text) > LONGEST_ORDER:
@@ -119,7 +118,8 @@ def guarded(path: Path) -> None:
     """
     try:
         whole = path.resolve(strict=True)
-        for each in (whole, *whole.parents):
+        # the folders of a link too: who can write there can put another one in its place
+        for each in (whole, *whole.parents, *path.absolute().parents):
             status = each.stat()
             foreign = status.st_uid not in {0, os.geteuid()}
             open_to = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -167,7 +167,7 @@ def become(start: Start, log: int) -> NoReturn:
     try:
         os.execvpe(start.command[0], start.command, dict(start.env))  # noqa: S606  a typed word list
     except OSError as failed:
-        sentence = f"{PREFIX}Cannot run {start.command[0]!r}: {failed.strerror}.\n".encode()
+        sentence = f"{SAYS}Cannot run {start.command[0]!r}: {failed.strerror}.\n".encode()
         os.write(log, sentence)
         os.write(error, sentence)
         sys.exit(int(ExitCode.CONFIG))
@@ -175,7 +175,7 @@ def become(start: Start, log: int) -> NoReturn:
 
 def refuse(error: TunerError) -> NoReturn:
     """Say why nothing is executed."""
-    sys.stderr.write(f"{PREFIX}{error.sentence()}\n")
+    sys.stderr.write(f"{SAYS}{error.sentence()}\n")
     sys.exit(int(ExitCode.CONFIG))
 
 

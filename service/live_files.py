@@ -12,9 +12,11 @@ from typing import Self
 from profiles import schedule
 from profiles.knobs import Knobs
 from service.engine_site import tuner_layout as layout
+from service.shared_files import open_plain
 from tuner.cells import Cell, Cells
 from tuner.drafts import ClassCount, Drafts
 
+LONGEST_TELEMETRY = 64 * 1024 * 1024  # bytes; 1024 requests and 15 drafts take half a MiB
 READ_TRIES = 20  # of a file that is just being written; one publication takes 10 microseconds
 
 
@@ -128,12 +130,12 @@ class Telemetry:
 def read_telemetry(path: Path) -> Telemetry | None:
     """The counters; None when there is no whole file (yet)."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = open_plain(path)
     except OSError:
         return None
     try:
         for _ in range(READ_TRIES):
-            size = os.fstat(fd).st_size
+            size = min(os.fstat(fd).st_size, LONGEST_TELEMETRY)
             raw = os.pread(fd, size, 0)
             again = os.pread(fd, layout.TELEMETRY_HEAD.size, 0)
             if len(raw) >= layout.TELEMETRY_HEAD.size and raw[: len(again)] == again:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,7 @@ from service.engine_client import EngineClient
 from service.engine_site import tuner_layout as layout
 from service.launch import live_environment
 from service.live_files import ControlFile, LiveKnobs, Telemetry, read_telemetry
+from service.shared_files import open_plain
 
 POLL_S = 0.01
 CONFIRM_S = 5.0  # a running engine takes one step
@@ -32,7 +34,7 @@ class LiveLink:
         found = read_telemetry(socket.with_suffix(".telemetry"))
         head = b""
         try:
-            with socket.with_suffix(".control").open("rb") as file:
+            with os.fdopen(open_plain(socket.with_suffix(".control")), "rb") as file:
                 head = file.read(layout.CONTROL_HEAD.size)
         except OSError:
             pass

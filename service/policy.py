@@ -23,7 +23,8 @@ class Facts:
     in_force: Profile
     default: Profile
     promoted: Mapping[str, Profile]  # by str(WorkloadClass); quarantined ones left out
-    pins: Mapping[str, Profile]  # by application
+    pins: Mapping[str, Profile]  # by application; what it holds instead, if it holds one
+    held: Mapping[str, Profile] = field(default_factory=dict)  # the newest last
     manual: Profile | None  # `tuner use`
     plain_waiting: int  # requests that vLLM refuses while our profile speculates
     last_plain_at: float | None
@@ -55,12 +56,12 @@ class Decision:
 def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision, Ledger]:
     """Decide once per interval.
 
-    Correctness first (requests that vLLM would refuse), then the operator, then pins, then the
-    best profile of the dominant class once the gain it forgoes has paid for the restart
+    Correctness first (requests that vLLM would refuse), then the operator, then pins and holds,
+    then the best profile of the dominant class once the gain it forgoes has paid for the restart
     (ski rental, facts in docs/how-it-works.md).
     """
     target, why, urgent = wanted(facts, config)
-    fixed = facts.manual is not None or _pinned(facts) is not None
+    fixed = facts.manual is not None or _asked(facts) is not None
     recent = tuple(at for at in ledger.switched_at if facts.now - at < HOUR_S)
     if target.knobs == facts.in_force.knobs:
         # the same engine under another name is no switch at all
@@ -79,7 +80,8 @@ def decide(facts: Facts, ledger: Ledger, config: PolicyConfig) -> tuple[Decision
     gain = _gain(facts, target) * facts.window.busy * config.interval_s
     forgone = {target.id: forgone.get(target.id, 0.0) + gain}
     kept = Ledger(forgone_s=forgone, switched_at=recent)
-    price = config.patience * facts.restart_s
+    # an idle engine is turned for a holder at once: nobody else pays for the restart
+    price = 0.0 if _held(facts) is not None else config.patience * facts.restart_s
     stay = _stay(facts, config, recent)
     if stay is None and forgone[target.id] < price:
         stay = f"{forgone[target.id]:.0f} of {price:.0f} s of gain that a restart has to earn"
@@ -126,9 +128,9 @@ def _plain(facts: Facts, config: PolicyConfig) -> bool:
 def _preferred(facts: Facts, config: PolicyConfig) -> tuple[Profile, str, bool]:
     if facts.manual is not None:
         return facts.manual, MANUAL_WHY, True
-    pinned = _pinned(facts)
-    if pinned is not None:
-        return *pinned, False
+    asked = _asked(facts)
+    if asked is not None:
+        return *asked, False
     dominant = facts.window.dominant
     if dominant is None or facts.window.requests < config.min_requests:
         return facts.in_force, "too little traffic to have a class", False
@@ -137,6 +139,18 @@ def _preferred(facts: Facts, config: PolicyConfig) -> tuple[Profile, str, bool]:
     minutes = facts.window.span_s / 60
     why = f"{dominant.workload} is {share} % of tokens in the last {minutes:g} min"
     return profile, why, False
+
+
+def _asked(facts: Facts) -> tuple[Profile, str] | None:
+    return _held(facts) or _pinned(facts)
+
+
+def _held(facts: Facts) -> tuple[Profile, str] | None:
+    """What is held while nobody has traffic; with traffic a hold counts as a pin does."""
+    if not facts.held or sum(facts.window.applications.values()) > 0:
+        return None
+    application, profile = list(facts.held.items())[-1]
+    return profile, f"{application} holds it, and nobody has traffic"
 
 
 def _pinned(facts: Facts) -> tuple[Profile, str] | None:
@@ -149,7 +163,8 @@ def _pinned(facts: Facts) -> tuple[Profile, str] | None:
     if not shares or max(shares)[0] < PIN_SHARE:
         return None
     share, application = max(shares)
-    why = f"{application} is pinned to it and makes {round(100 * share)} % of tokens"
+    verb = "holds it" if application in facts.held else "is pinned to it"
+    why = f"{application} {verb} and makes {round(100 * share)} % of tokens"
     return facts.pins[application], why
 
 

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
+from service import inject
 from service.caches import share_model_infos
 from service.engine import Engine, LaunchPlan
 from service.engine_child import ChildKeeper
@@ -110,6 +111,7 @@ class Slot:
             return None
         self.last_start_s = record.ready_s
         self._watch(self.engine)
+        inject.at(inject.Point.ADOPTED)
         return record
 
     async def replace(
@@ -128,12 +130,16 @@ class Slot:
         async with self._lock:
             plan = self.plan(knobs, profile=profile, purpose=purpose)
             await self.hold(f"the engine is replaced by {knobs.label()}", eta_s=self.eta_s)
+            inject.at(inject.Point.HELD)
             await self.drain()
+            inject.at(inject.Point.DRAINED)
             if drained is not None:
                 drained()
             await self._stop_engine()
+            inject.at(inject.Point.STOPPED)
             # nobody is routed anywhere: what is still in flight was cut
             await self.hold(f"{knobs.label()} starts", eta_s=self.eta_s)
+            inject.at(inject.Point.ROUTED_NOWHERE)
             self.restarts += 1
             if not self._in_units:  # there the launcher does it, with the right to
                 share_model_infos(Path(plan.env[CACHE_VARIABLE]))
@@ -147,6 +153,7 @@ class Slot:
                 self.engine = await Engine.launch(plan)
             self.last_start_s = self.engine.record.ready_s
             self._watch(self.engine)
+            inject.at(inject.Point.IN_SLOT)
             return self.engine
 
     def runs(self, knobs: Knobs) -> bool:
@@ -195,7 +202,9 @@ class Slot:
                 f"The control file cannot be written: {error.strerror}.",
                 hint="A restart of the engine makes a new one.",
             ) from error
+        inject.at(inject.Point.KNOBS_PUT)
         await asyncio.to_thread(engine.record.write, self._paths.engine_record)
+        inject.at(inject.Point.KNOBS_RECORDED)
         if self._wish is not None and self._wish["engine"] is not None:  # records name the profile
             wish = self._wish
             await self._route(
@@ -251,8 +260,10 @@ class Slot:
                     await self._keeper.reap(record)
 
     async def forget(self) -> None:
-        """Leave the engine running for the next daemon to adopt."""
+        """Leave the engine running for the next daemon to adopt, and requests to it meanwhile."""
         if self.engine is not None:
+            if self._wish is not None and self._wish["gate"] == "hold":
+                await self.release("tunerd is away")
             await self.engine.client.close()
 
     async def _stop_engine(self) -> None:

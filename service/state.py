@@ -2,12 +2,14 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from profiles.platform import Platform
 from profiles.profile import Profile, default_profile
 from service.archive import Archive
 from service.gateway_client import GatewayClient
+from service.holds import Holds
 from service.lab import Lab
 from service.live_loop import LiveLoop
 from service.modes import Mode
@@ -33,7 +35,11 @@ class Parts:
     observer: Observer
     lab: Lab
     live: LiveLoop | None = None
+    holds: Holds = field(default_factory=Holds)
     leave_engine: bool = False  # under systemd an engine outlives its daemon
+    # raises when the configuration on disk is another one than ours: an engine's launcher, which
+    # reads it too, then refuses our orders
+    check_config: Callable[[], None] = lambda: None
 
 
 @dataclass(kw_only=True)

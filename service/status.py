@@ -12,6 +12,7 @@ from profiles.knobs import Knobs
 from profiles.profile import Profile
 from profiles.records import Account, Event
 from service.daemon import Daemon
+from service.hold_routes import shown
 from service.ledger import totals
 from service.live_status import live_status
 from service.traffic import ClassTraffic
@@ -63,6 +64,7 @@ async def status(daemon: Daemon, telemetry: Telemetry, started_at: float) -> dic
             {"application": name, "profile": profile.id, "label": profile.knobs.label()}
             for name, profile in sorted(pins.items())
         ],
+        "holds": [shown(hold) for hold in parts.holds],
         "tuning": None
         if progress is None
         else {"active": state.mode == "tuning", **asdict(progress)},

@@ -11,6 +11,7 @@ from profiles.errors import ConflictError, InvalidKnobsError, TunerError
 from profiles.profile import Evidence, Origin, Profile
 from service.aging import Age, older, stale
 from service.books import Books
+from service.holds import allowed
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
 from service.probation import Trial, promised, regression
@@ -70,7 +71,8 @@ class Steward:
             return  # it changed while the facts were gathered: the target is not ours any more
         decision, ledger = decide(facts, state.ledger, policy)
         if state.mode is Mode.TUNING:
-            if facts.plain_waiting > 0 or (decision.switch and facts.manual is not None):
+            asked = facts.manual is not None or facts.held
+            if facts.plain_waiting > 0 or (decision.switch and asked):
                 self._post(Event.SWITCH_WANTED)
             return
         decision = self._spared(decision, facts)
@@ -151,6 +153,7 @@ class Steward:
         tuning, state = self.parts.config.tuning, self.state
         if (
             self._fault is not None
+            or any(self.parts.holds)
             or tuning.auto != "idle"
             or state.mode is not Mode.SERVING
             or not self.parts.observer.seen
@@ -188,14 +191,15 @@ class Steward:
         plain_waiting = await self._plain_waiting()
         seen = [at for at in (self._plain_seen_at, observer.last_plain_at) if at is not None]
         banned = await archive.banned(digest)
-        pins = await archive.pins(digest)
+        pins, held = await archive.pins(digest), self.parts.holds.profiles()
         return Facts(
             now=time.time(),
             window=observer.window(),
             in_force=self.state.in_force,
             default=self.state.default,
             promoted=await archive.promoted(digest),
-            pins={a: p for a, p in pins.items() if p.knobs.digest() not in banned},
+            pins=allowed({**pins, **held}, banned),  # a hold is the newer wish
+            held=allowed(held, banned),
             manual=self.state.manual,
             plain_waiting=plain_waiting,
             last_plain_at=max(seen, default=None),
@@ -229,26 +233,35 @@ class Steward:
         """Put a profile in force by hand, or hand the choice back with `auto`.
 
         Raises:
-            NotFoundError: there is no such profile.
-            ConflictError: it belongs to another platform, or did harm here.
+            TunerError: as for `chosen`.
         """
         if choice == "auto":
             self.state.manual = None
             return "the policy decides again"
-        if choice == "default":
-            profile = self.state.default
-        else:
-            profile = await self.parts.archive.call(self.parts.archive.store.profile, choice)
+        profile = await self.chosen(choice)
+        self.state.manual = profile
+        self.parts.holds.clear(f"the operator chose {choice}")
+        await self.consider()
+        return f"{profile.knobs.label()} will be in force"
+
+    async def chosen(self, choice: str) -> Profile:
+        """The profile that somebody asks for, or `default`, if it may serve here.
+
+        Raises:
+            NotFoundError: there is no such profile.
+            ConflictError: it belongs to another platform, or did harm here.
+        """
+        archive, profile = self.parts.archive, self.state.default
+        if choice != "default":
+            profile = await archive.call(archive.store.profile, choice)
         if profile.platform != self.parts.platform.digest:
             raise ConflictError(
                 f"Profile {profile.id} was made on another platform.",
                 hint="Tune here, or import it again for this platform.",
             )
         self.parts.slot.plan(profile.knobs, profile=profile.id, purpose="serve")
-        await self.parts.archive.check_choice(profile)
-        self.state.manual = profile
-        await self.consider()
-        return f"{profile.knobs.label()} will be in force"
+        await archive.check_choice(profile)
+        return profile
 
     async def tune(self, workloads: Sequence[str], *, by_hand: bool) -> tuple[str, ...]:
         """Ask for a session over these classes, all seen ones if none is named.

@@ -12,6 +12,7 @@ from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
 from profiles.measurement import Measurement
 from profiles.records import TrialStatus
+from service import inject
 from service.archive import Archive
 from service.engine import Engine, EngineStartError
 from service.slot import Slot
@@ -86,10 +87,14 @@ class TrialRunner:
         )
         results: list[Measurement] = []
         try:
+            inject.at(inject.Point.TRIAL_OPENED)
             engine = await self._start(plan.knobs)
+            inject.at(inject.Point.TRIAL_STARTED)
             for target in plan.classes:
                 results.append(await self._measure(engine, plan, target))
+                inject.at(inject.Point.MEASURED)
                 await archive.add_measurement(results[-1], trial)
+                inject.at(inject.Point.ROW_STORED)
                 if results[-1].failure is not None:
                     break  # the engine is gone
         except EngineStartError as error:
@@ -110,6 +115,7 @@ class TrialRunner:
         failure = next((m.failure for m in results if m.failure is not None), None)
         status = TrialStatus.DONE if failure is None else TrialStatus.FAILED
         await archive.close_trial(trial, status, failure)
+        inject.at(inject.Point.TRIAL_CLOSED)
         rates = ", ".join(f"{m.workload} {m.tok_s:.1f}" for m in results if m.tok_s is not None)
         log.info(
             "trial=%d phase=%s knobs=%r tok_s=%r failure=%r",
@@ -212,7 +218,8 @@ class TrialRunner:
             block_s=tuning.block_s,
             blocks=tuning.blocks,
         )
-        meant = EngineProcess.of(engine.record.pid, engine.record.started_at)
+        record = engine.record
+        meant = EngineProcess.of(record.pid, record.started_at, record.control_group)
         return knobs, await measure(replay, socket=socket, telemetry=self._telemetry, engine=meant)
 
     async def _quiet(self) -> bool:

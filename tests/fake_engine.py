@@ -26,6 +26,18 @@ def words(prompt: str, start: int, end: int) -> list[str]:
     return [f" w{zlib.crc32(f'{prompt}|{i}'.encode()) % 1000}" for i in range(start, end)]
 
 
+def tool(asked: dict[str, Any]) -> str:
+    """The tool that an answer calls: the first one, in the form of either API; empty: none."""
+    for each in asked.get("tools") or ():
+        return str(each.get("function", each)["name"])
+    return ""
+
+
+def arguments(text: str, *, first: bool = True, last: bool = True) -> str:
+    """The text as the arguments of a tool, or a piece of them; no token needs an escape."""
+    return ('{"text": "' if first else "") + text + ('"}' if last else "")
+
+
 @dataclass
 class Engine:
     """Counters and what the command line asked for."""
@@ -122,11 +134,12 @@ class Answer:
     ) -> None:
         self.engine, self.request, self.asked, self.wanted = engine, request, asked, wanted
         self.kind, self.after = kind, after
-        self.chat = request.path.startswith("/v1/chat")
+        self.chat = request.path != "/v1/completions"
+        self.tool = tool(asked)
         text = asked.get("messages") if self.chat else asked.get("prompt")
         self.prompt = text if isinstance(text, str) else json.dumps(text)
-        limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
-        self.tokens = int(limit or wanted.get("tokens", 16))
+        self.limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        self.tokens = int(self.limit or wanted.get("tokens", 16))
         self.usage = {
             "prompt_tokens": max(len(self.prompt) // 4, 1),
             "completion_tokens": self.tokens,
@@ -169,17 +182,39 @@ class Answer:
             text = "".join(words(self.prompt, made, made + count))
             made, chunks = made + count, chunks + 1
             pad = " " * int(self.wanted.get("chunk_bytes", 0))
-            await self.send(response, json.dumps(self.body(text + pad, done=made >= self.tokens)))
+            await self.chunk(response, text + pad, first=chunks == 1, last=made >= self.tokens)
+        await self.end(response)
+        await response.write_eof()
+        return response
+
+    async def chunk(
+        self, response: web.StreamResponse, text: str, *, first: bool, last: bool
+    ) -> None:
+        """The tokens of one step."""
+        body = self.body(text, done=last)
+        if self.tool:
+            calls = [self.call(text, first=first, last=last)]
+            body["choices"][0]["delta"] = {"role": "assistant", "tool_calls": calls}
+        await self.send(response, json.dumps(body))
+
+    async def end(self, response: web.StreamResponse) -> None:
+        """What follows the last token."""
         if (self.asked.get("stream_options") or {}).get("include_usage"):
             last = self.body("", usage=self.usage)
             await self.send(response, json.dumps({**last, "choices": []}))
         if self.kind != "no_done":
             await self.send(response, "[DONE]")
-        await response.write_eof()
-        return response
 
-    async def send(self, response: web.StreamResponse, text: str) -> None:
-        data = f"data: {text}\n\n".encode()
+    def call(self, text: str, *, first: bool = True, last: bool = True) -> dict[str, Any]:
+        """A call of the first tool with the text as its argument, or a piece of one."""
+        function = {"arguments": arguments(text, first=first, last=last)}
+        if not first:
+            return {"index": 0, "function": function}
+        function["name"] = self.tool
+        return {"index": 0, "id": "call_fake", "type": "function", "function": function}
+
+    async def send(self, response: web.StreamResponse, text: str, name: str = "") -> None:
+        data = (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
         await response.write(data)
         self.engine.sent_bytes += len(data)
 
@@ -209,23 +244,32 @@ class Answer:
             case "hang":
                 await asyncio.sleep(3600)
             case "error_event" if response is not None:
-                error = {"message": "EngineCore encountered an issue.", "code": 500}
-                await self.send(response, json.dumps({"error": error}))
-                await self.send(response, "[DONE]")
+                await self.error_event(response)
                 await response.write_eof()
             case _:
                 transport.close()
         return response or web.Response()
 
+    async def error_event(self, response: web.StreamResponse) -> None:
+        """How vLLM's abort ends a stream."""
+        error = {"message": "EngineCore encountered an issue.", "code": 500}
+        await self.send(response, json.dumps({"error": error}))
+        await self.send(response, "[DONE]")
+
     def body(self, text: str, *, usage: dict[str, int] | None = None, done: bool = True) -> Any:
-        part: dict[str, Any] = {"index": 0, "finish_reason": "length" if done else None}
+        reason = "tool_calls" if self.tool else "length" if self.limit else "stop"
+        part: dict[str, Any] = {"index": 0, "finish_reason": reason if done else None}
         if not self.chat:
             part["text"] = text
         elif self.asked.get("stream"):
             part["delta"] = {"role": "assistant", "content": text}
+        elif self.tool:
+            calls = [self.call(text)]
+            part["message"] = {"role": "assistant", "content": None, "tool_calls": calls}
         else:
             part["message"] = {"role": "assistant", "content": text}
         name = "chat.completion" if self.chat else "text_completion"
+        name += ".chunk" if self.chat and self.asked.get("stream") else ""
         body = {"id": "cmpl-fake", "object": name, "model": self.engine.model, "choices": [part]}
         return body if usage is None else {**body, "usage": usage}
 

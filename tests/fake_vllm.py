@@ -2,7 +2,8 @@
 
 Usage:  python tests/fake_vllm.py --uds PATH [vLLM flags]      also --host/--port and --help=all
 
-It serves /health /version /metrics /v1/models /v1/completions /v1/chat/completions, and for tests
+It serves /health /version /metrics /v1/models /v1/completions /v1/chat/completions /v1/messages
+(a request with tools gets a call of the first one), and for tests
 /fake/state (counts), /fake/last (headers, crc32 and base64 body of the last request), and
 POST /fake/reset.
 `fake_engine.answer(prompt, n)` is the text it gives, whatever the knobs.
@@ -12,6 +13,7 @@ again at every request, so that a test can change its mind. Keys, all optional:
 
   at the start
     start_delay_s   seconds until it listens
+    start_says_s    a line in the log so often meanwhile
     hang_start      true: never listens, logs nothing
     exit            {"code": 1, "log": NAME or text, "after_s": 0, "draft_lengths": [15]}
                     log names: see LOGS; draft_lengths: only with these (0 is off)
@@ -55,6 +57,8 @@ from typing import Any
 
 from aiohttp import web
 from fake_engine import Answer, Engine, error_answer, json_answer
+from fake_live import Live
+from fake_messages import Message
 
 MIB = 1024 * 1024
 VERSION = "0.32.0+fake"
@@ -71,7 +75,8 @@ FLAGS = (
     "model", "served-model-name", "host", "port", "uds", "speculative-config", "max-num-seqs",
     "max-num-batched-tokens", "gpu-memory-utilization", "max-model-len", "dtype", "seed",
     "shutdown-timeout", "revision", "kv-cache-memory-bytes", "block-size", "tokenizer",
-    "max-num-queued-reqs", "max-num-queued-tokens", "api-server-count", "generation-config",
+    "scheduler-cls", "max-num-queued-reqs", "max-num-queued-tokens", "api-server-count",
+    "generation-config",
 )  # fmt: skip
 SWITCHES = ("enforce-eager", "enable-prefix-caching", "async-scheduling", "trust-remote-code",
             "enable-prompt-tokens-details", "disable-uvicorn-access-log",
@@ -101,8 +106,9 @@ def parser() -> argparse.ArgumentParser:
 class Service:
     """The HTTP side."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, live: Live | None = None) -> None:
         self.engine = engine
+        self.count = live.run if live is not None else lambda _: None  # the steps of an answer
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=2**30)
@@ -117,6 +123,7 @@ class Service:
                 web.post("/fake/reset", self.reset),
                 web.post("/v1/completions", self.generate),
                 web.post("/v1/chat/completions", self.generate),
+                web.post("/v1/messages", self.generate),
                 web.route("*", "/{path:.*}", self.other),
             ]
         )
@@ -196,7 +203,10 @@ class Service:
             )
         engine.running += 1
         try:
-            done = await Answer(self.engine, request, asked, wanted, kind, after).give()
+            form = Message if request.path == "/v1/messages" else Answer
+            made = form(self.engine, request, asked, wanted, kind, after)
+            done = await made.give()
+            self.count(made.tokens)
         except asyncio.CancelledError:
             engine.cancelled += 1
             raise
@@ -230,15 +240,20 @@ def start(wanted: dict[str, Any], draft_length: int) -> None:
         sys.stderr.write(LOGS.get(leave.get("log", ""), leave.get("log", "")) + "\n")
         sys.exit(leave.get("code", 1))
     say("Starting to load model")
-    time.sleep(wanted.get("start_delay_s", 0))
+    delay_s = wanted.get("start_delay_s", 0)
+    every_s = wanted.get("start_says_s", delay_s or 1)
+    for number in range(round(delay_s / every_s)):
+        time.sleep(every_s)
+        say(f"Loading safetensors checkpoint shards: {number}")
 
 
 async def serve(arguments: argparse.Namespace, draft_length: int) -> None:
     """Serve until SIGTERM."""
+    live = Live(draft_length) if arguments.scheduler_cls else None
     name = arguments.served_model_name or arguments.model or "fake"
     engine = Engine(model=name, draft_length=draft_length)
     runner = web.AppRunner(
-        Service(engine).application(),
+        Service(engine, live).application(),
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=1.0,

@@ -122,6 +122,9 @@ class Stage:
     port: int = field(default_factory=free_port)
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)  # for everything that it starts
+    code: str | None = None  # to run in place of `service.run`
+    tree: dict[str, str] = field(default_factory=dict)  # source of the vLLM that is found
 
     @property
     def state(self) -> Path:
@@ -189,6 +192,9 @@ class Stage:
         package = self.folder / "site" / "vllm"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()
+        for name, text in self.tree.items():
+            (package / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / name).write_text(text, encoding="utf-8")
         path = self.folder / "tuner.toml"
         path.write_text(toml(self.settings()), encoding="utf-8")
         return path
@@ -200,13 +206,14 @@ class Stage:
         fresh.replace(self.folder / "script.json")
 
     def environ(self) -> dict[str, str]:
-        return {**os.environ, MARK: self.mark}
+        return {**os.environ, **self.environment, MARK: self.mark}
 
     def spawn(self, module: str = "service.run") -> "subprocess.Popen[bytes]":
         """Start without waiting."""
+        program = ["-m", module] if self.code is None else ["-c", self.code]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "--config", str(self.write())],
+                [sys.executable, *program, "--config", str(self.write())],
                 cwd=ROOT,
                 env=self.environ(),
                 stdin=subprocess.DEVNULL,

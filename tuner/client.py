@@ -1,9 +1,10 @@
 """The control API's client: small, synchronous, standard library only."""
 
+import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,6 +109,32 @@ class ControlClient:
         """The answer to a removal."""
         return self._request("DELETE", path, self._paths.control_socket)
 
+    def stream(
+        self, path: str, body: Mapping[str, object], *, silence_s: float = 60.0
+    ) -> Iterator[Json]:
+        """The answers to a change that lasts as long as its connection, one per line.
+
+        Raises:
+            TunerError: as for `post`; UnreachableError too when the daemon ends meanwhile.
+        """
+        at = self._paths.control_socket
+        link = UnixConnection(at, connect_s=self._connect_s, answer_s=silence_s)
+        try:
+            with self._sentences(at):
+                link.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+                answer = link.getresponse()
+                if answer.status != 200:
+                    decode(answer.status, answer.read(MAX_ANSWER_BYTES + 1))  # raises what it says
+            while True:
+                with self._sentences(at):
+                    line = answer.readline(MAX_ANSWER_BYTES + 1)
+                if not line:
+                    return
+                if line.strip():
+                    yield decode(answer.status, line)
+        finally:
+            link.close()
+
     def _request(
         self, method: str, path: str, at: Path, body: Mapping[str, object] | None = None
     ) -> Json:
@@ -124,9 +151,19 @@ class ControlClient:
         content = None if body is None else json.dumps(body)
         headers = {} if content is None else {"Content-Type": "application/json"}
         try:
-            link.request(method, path, body=content, headers=headers)
-            answer = link.getresponse()
-            raw = answer.read(MAX_ANSWER_BYTES + 1)
+            with self._sentences(at):
+                link.request(method, path, body=content, headers=headers)
+                answer = link.getresponse()
+                raw = answer.read(MAX_ANSWER_BYTES + 1)
+        finally:
+            link.close()
+        return decode(answer.status, raw)
+
+    @contextlib.contextmanager
+    def _sentences(self, at: Path) -> Iterator[None]:
+        """What goes wrong on a connection, as the errors that `_request` lists."""
+        try:
+            yield
         except TimeoutError as error:
             raise DeadlineError(
                 f"The daemon at {at} did not answer in time.",
@@ -136,9 +173,6 @@ class ControlClient:
             raise DeniedError(f"The socket {at} refuses this user.") from error
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(at, error) from error
-        finally:
-            link.close()
-        return decode(answer.status, raw)
 
     def _unreachable(self, at: Path, error: Exception) -> UnreachableError:
         hint = f"Start it with `{self._start}`, or name the file it was started with by --config."

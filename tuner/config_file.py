@@ -20,7 +20,7 @@ from tuner.paths import Paths
 VARIABLE = "TUNER_CONFIG"
 NAME = "tuner.toml"
 SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its closing zero
-LONGEST_TOKEN = "0" * 12  # of an engine socket
+LONGEST_TOKEN = "0" * 16  # of an engine socket
 SHOWN = 60  # characters of a refused value
 
 

@@ -12,6 +12,7 @@ from typing import Self
 import psutil
 
 from profiles.measurement import Environment
+from tuner.control_group import ControlGroup
 
 PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 CONNECT_S = 1.0
@@ -25,11 +26,15 @@ class EngineProcess:
 
     pid: int
     started_at: float  # seconds since the epoch, as the kernel says
+    group: ControlGroup | None = None  # of an engine in a unit, whose processes are hidden from us
 
     @classmethod
-    def of(cls, pid: int | None, started_at: float | None) -> Self | None:
+    def of(cls, pid: int | None, started_at: float | None, group: str | None = None) -> Self | None:
         """The engine of a record; None when it was not spawned."""
-        return None if pid is None or started_at is None else cls(pid=pid, started_at=started_at)
+        if pid is None or started_at is None:
+            return None
+        known = None if group is None else ControlGroup(group)
+        return cls(pid=pid, started_at=started_at, group=known)
 
     def tree(self) -> list[psutil.Process]:
         """The live processes of the engine; empty when it has ended or the pid is another's."""
@@ -43,7 +48,13 @@ class EngineProcess:
 
     def pids(self) -> frozenset[int]:
         """The ids of its live processes."""
+        if self.group is not None:
+            return self.group.pids()
         return frozenset(process.pid for process in self.tree())
+
+    def cpu_s(self) -> float | None:
+        """Processor seconds of its processes so far; None when nobody says."""
+        return _cpu_s(self.tree()) if self.group is None else self.group.cpu_s()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +95,15 @@ class CpuTimes:
     @classmethod
     def now(cls, engine: EngineProcess | None, listener: Listener | None) -> Self:
         """The counters of this moment, asked for in the thread that replays."""
-        tree = [] if engine is None else engine.tree()
-        # an engine behind another command, as in a container, does its work outside this tree
-        seen = listener is not None and listener.pid in {process.pid for process in tree}
+        # an engine behind another command, as in a container, does its work elsewhere
+        seen = engine is not None and listener is not None and listener.pid in engine.pids()
         busy_s, total_s = host_cpu_s()
         own = os.times()
         return cls(
             at=time.monotonic(),
             busy_s=busy_s,
             total_s=total_s,
-            engine_s=_cpu_s(tree) if seen else None,
+            engine_s=engine.cpu_s() if engine is not None and seen else None,
             own_s=own.user + own.system,
             thread_s=time.thread_time(),
         )

@@ -9,6 +9,7 @@ from aiohttp import web
 from profiles.classes import CODES
 from service.engine_site.tuner_layout import stamped
 from service.gateway import headers, shape, sse
+from service.gateway.envelopes import Dialect
 from service.gateway.gate import Engine, Ticket
 from service.gateway.ledger import Record
 
@@ -25,6 +26,7 @@ class Call:
     arrived: float  # monotonic, as all times here
     application: str
     request_id: str
+    dialect: Dialect = Dialect.OPENAI  # of errors
     endpoint: str = ""
     body: bytes = b""
     inspection: shape.Inspection | None = None
@@ -58,6 +60,16 @@ class Call:
             self.outcome = outcome
             if status is not None:
                 self.status = status
+
+    def leave(self) -> None:
+        """The client left: maybe because it has the last event, or an error of the engine."""
+        tail = self.tail.bytes() if self.streaming else b""
+        if sse.error(tail):
+            self.end("engine_error")
+        elif self.endpoint in sse.LAST_EVENTS and sse.ended(self.endpoint, tail):
+            self.end("ok")
+        else:
+            self.end("client_gone")
 
     def record(self, now: float) -> Record | None:
         """The record of a request that is over; None when it has no class."""

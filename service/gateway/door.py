@@ -13,6 +13,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 
 from service.gateway import body, ending, errors, headers, shape
 from service.gateway.call import Call
+from service.gateway.envelopes import Dialect
 from service.gateway.keyring import Keyring
 from service.gateway.ledger import Counters, Ledger
 from service.gateway.relay import Relay
@@ -75,6 +76,7 @@ class Door:
             arrived=time.monotonic(),
             application=headers.application(request.headers.get(self._header)),
             request_id=headers.request_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex,
+            dialect=Dialect.of(headers.endpoint(request.raw_path)),
         )
         self.counters.received += 1
         self._calls.add(call)
@@ -85,15 +87,15 @@ class Door:
         except errors.ApiError as error:
             if call.opened is not None:  # 200 has been sent
                 call.end(error.outcome)
-                await ending.refuse(request, call.opened, error.event())
+                await ending.refuse(request, call.opened, error.event(call.dialect))
                 return call.opened
             call.end(error.outcome, error.http_status)
             return _refusal(call, error)
         except asyncio.CancelledError:
-            call.end("client_gone")
+            call.leave()
             raise
         except errors.ClientGoneError:
-            call.end("client_gone")
+            call.leave()
             ending.abort(request)
             return call.response or call.opened or web.Response()
         except Exception as error:  # noqa: BLE001 - the gateway outlives a broken request
@@ -226,9 +228,11 @@ class Door:
 def _refusal(call: Call, error: errors.ApiError) -> web.Response:
     fields = error.headers()
     fields["X-Request-Id"] = call.request_id
+    if call.dialect is Dialect.ANTHROPIC:
+        fields["Request-Id"] = call.request_id  # where its clients look
     response = web.Response(
         status=error.http_status,
-        body=error.body(),
+        body=error.body(call.dialect),
         content_type="application/json",
         headers=fields,
     )

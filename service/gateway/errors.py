@@ -1,10 +1,11 @@
-"""P: the gateway's own answers: OpenAI envelopes plus `"src": "tunerd"`."""
+"""P: the gateway's own answers: which status, what they say, and when to try again."""
 
-import json
 import math
 from typing import ClassVar
 
 from profiles.errors import TunerError
+from service.gateway import envelopes
+from service.gateway.envelopes import Dialect
 
 DEFAULT_RETRY_S = 5.0  # when nobody has said how long the engine will take
 # OpenAI's and Anthropic's SDKs honour Retry-After only up to 60 s, else they back off themselves
@@ -19,17 +20,21 @@ class ApiError(TunerError):
     """The gateway answers this request itself."""
 
     outcome: ClassVar[str] = "bad_request"
-    kind: ClassVar[str] = "invalid_request_error"  # the envelope's `type`
+    kind: ClassVar[str] = "invalid_request_error"  # the `type` of OpenAI's envelope
     close: ClassVar[bool] = False  # whether the connection is of no further use
     retry_after_s: float | None = None
 
-    def body(self) -> bytes:
+    def body(self, dialect: Dialect = Dialect.OPENAI) -> bytes:
         """The envelope as JSON."""
-        return envelope(self.sentence(), kind=self.kind, code=self.http_status)
+        return envelopes.envelope(
+            self.sentence(), kind=self.kind, code=self.http_status, dialect=dialect
+        )
 
-    def event(self) -> bytes:
+    def event(self, dialect: Dialect = Dialect.OPENAI) -> bytes:
         """The envelope as a server-sent event."""
-        return event(self.sentence(), kind=self.kind, code=self.http_status)
+        return envelopes.event(
+            self.sentence(), kind=self.kind, code=self.http_status, dialect=dialect
+        )
 
     def headers(self) -> dict[str, str]:
         """Headers that tell the SDKs whether and when to try again."""
@@ -195,33 +200,3 @@ def retry_after(wait_s: float) -> int:
     if not math.isfinite(wait_s):
         wait_s = DEFAULT_RETRY_S
     return math.ceil(min(max(wait_s, 1.0), MAX_RETRY_S))
-
-
-def envelope(message: str, *, kind: str, code: int) -> bytes:
-    """The OpenAI error object, naming us as the component that made it."""
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    return json.dumps({"error": error, "src": "tunerd"}).encode()
-
-
-def event(message: str, *, kind: str, code: int) -> bytes:
-    """The same as a server-sent event: all that is left once 200 has been sent.
-
-    It starts with a blank line, because the engine may have died within an event.
-    """
-    return _event(envelope(message, kind=kind, code=code))
-
-
-def engine_event(status: int, body: bytes) -> bytes:
-    """An engine's refusal as a server-sent event: its own error, or a sentence of ours."""
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        said = None
-    if isinstance(said, dict) and isinstance(said.get("error"), dict):
-        return _event(json.dumps({"error": said["error"]}).encode())  # on one line
-    sentence = f"The engine answered {status} and no event stream."
-    return event(sentence, kind="engine_error", code=status)
-
-
-def _event(data: bytes) -> bytes:
-    return b"\n\ndata: " + data + b"\n\n"

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # between two looks at the file
 # Anthropic's clients send their key in a header of its own
-_X_API_KEY = frozenset({"messages", "messages/count_tokens"})
+_X_API_KEY = frozenset({"messages", "messages/count_tokens", "models"})
 
 Stamp = tuple[int, int, int] | None  # modification time (ns), inode, size; None: no file
 

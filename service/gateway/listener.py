@@ -5,49 +5,28 @@ import errno
 import ipaddress
 import os
 import socket
-import stat
 from collections.abc import MutableMapping
 from pathlib import Path
 
 from profiles.errors import BusyError, ConfigError, UnavailableError
+from service.activation import handed
 
-FIRST_FD = 3  # SD_LISTEN_FDS_START
 BACKLOG = 1024
 
 
 def inherited(environ: MutableMapping[str, str], pid: int) -> socket.socket | None:
-    """The socket on fd 3 if the environment says that it is ours; the variables are consumed.
+    """The one socket that the gateway is handed, if it is handed any.
 
     Raises:
-        UnavailableError: fd 3 is not one listening stream socket.
+        UnavailableError: it is handed something else.
     """
-    count = environ.pop("LISTEN_FDS", None)
-    owner = environ.pop("LISTEN_PID", None)
-    environ.pop("LISTEN_FDNAMES", None)
-    if count is None or (owner is not None and owner != str(pid)):
-        return None
-    if count != "1":
+    found = handed(environ, pid)
+    if len(found) > 1:
         raise UnavailableError(
-            f"LISTEN_FDS is {count}, but the gateway takes one socket.",
+            f"LISTEN_FDS is {len(found)}, but the gateway takes one socket.",
             hint="Pass exactly one listening stream socket as fd 3.",
         )
-    try:
-        is_socket = stat.S_ISSOCK(os.fstat(FIRST_FD).st_mode)
-    except OSError:
-        is_socket = False
-    if is_socket:
-        os.set_inheritable(FIRST_FD, False)
-        found = socket.socket(fileno=FIRST_FD)
-        if found.type == socket.SOCK_STREAM and found.getsockopt(
-            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-        ):
-            found.setblocking(False)
-            return found
-        found.detach()
-    raise UnavailableError(
-        "File descriptor 3 is not a listening stream socket.",
-        hint="Unset LISTEN_FDS to let the gateway bind its own.",
-    )
+    return found[0][1] if found else None
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from service.gateway import body, ending, errors, headers, shape, sse
+from service.gateway import body, ending, envelopes, errors, headers, sse
 from service.gateway.call import EVENT_STREAM, Call, upstream_headers
 from service.gateway.comments import Comments, beginning, continues
 from service.gateway.gate import Engine
@@ -139,7 +139,7 @@ class Relay:
         # nothing is committed before the first chunk: vLLM sends the headers of a stream long
         # before its first token, and an engine may die in between
         chunk = await upstream.content.readany()
-        if call.streaming and not chunk and _ends_with_done(call, upstream):
+        if call.streaming and not chunk and _has_an_end(call, upstream):
             raise EmptyStreamError
         if call.streaming:
             call.first = time.monotonic()
@@ -149,15 +149,15 @@ class Relay:
         except ConnectionError:
             raise errors.ClientGoneError from None
         while chunk:
+            await taken(response.write(chunk), self._write_s)
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)
-            await taken(response.write(chunk), self._write_s)
             chunk = await upstream.content.readany()
         if call.ticket is not None:  # the engine is done; a slow reader must not delay a drain
             self._gate.leave(call.ticket, time.monotonic())
         tail = call.tail.bytes()
         failed = call.streaming and sse.error(tail)
-        if _ends_with_done(call, upstream) and not sse.done(tail):
+        if _has_an_end(call, upstream) and not sse.ended(call.endpoint, tail):
             return await self._break(
                 call, "engine_error" if failed else "truncated", say=not failed
             )
@@ -174,7 +174,8 @@ class Relay:
         """Say within an opened event stream that the engine refused."""
         said = await beginning(upstream)
         call.end("bad_request" if 400 <= upstream.status < 500 else "engine_error")
-        await ending.refuse(call.request, opened, errors.engine_event(upstream.status, said))
+        event = envelopes.engine_event(upstream.status, said, call.dialect)
+        await ending.refuse(call.request, opened, event)
         return opened
 
     def _response(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -196,17 +197,18 @@ class Relay:
         assert call.response is not None  # noqa: S101 - the caller saw it
         if say and call.streaming:
             sentence = _SENTENCES[outcome]
-            await ending.say(call.response, errors.event(sentence, kind=outcome, code=502))
+            event = envelopes.event(sentence, kind=outcome, code=502, dialect=call.dialect)
+            await ending.say(call.response, event)
         ending.abort(call.request)
         return call.response
 
 
-def _ends_with_done(call: Call, upstream: aiohttp.ClientResponse) -> bool:
-    """Whether the end of this stream can be checked: `[DONE]` is due and readable."""
+def _has_an_end(call: Call, upstream: aiohttp.ClientResponse) -> bool:
+    """Whether the end of this stream can be checked: a last event is due and readable."""
     return (
         call.streaming
         and upstream.status == 200
-        and call.endpoint in shape.ENDS_WITH_DONE
+        and call.endpoint in sse.LAST_EVENTS
         and "Content-Encoding" not in upstream.headers
     )
 

@@ -15,7 +15,6 @@ CHAT = "chat/completions"
 GENERATION = frozenset({COMPLETIONS, CHAT, "responses", "messages"})
 JSON_ENDPOINTS = GENERATION | {"embeddings"}
 SAMPLED = frozenset({COMPLETIONS, CHAT})  # what a measurement can replay
-ENDS_WITH_DONE = SAMPLED  # whose streams end with `data: [DONE]`
 
 # parsing holds the loop, and so every token stream: 6 ms for 1 MiB of token ids (worst case)
 PARSED_BYTES = 2 * 1024 * 1024

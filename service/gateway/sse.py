@@ -7,9 +7,14 @@ from dataclasses import dataclass
 TAIL_BYTES = 8 * 1024  # the usage chunk, an error event and [DONE] fit many times
 BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
+# a line cannot begin within a JSON string, so these are events, not generated text
 _DONE = re.compile(rb"(?:^|[\r\n])data:[ \t]*\[DONE\]\s*\Z")
-# a line cannot begin within a JSON string, so this is an event, not generated text
-_ERROR = re.compile(rb'(?:^|[\r\n])data:[ \t]*\{\s*"error"\s*:(?!\s*null)')
+_STOP = re.compile(
+    rb'(?:^|[\r\n])data:[ \t]*\{\s*"type"\s*:\s*"(?:message_stop|error)"[^\r\n]*\s*\Z'
+)
+_ERROR = re.compile(rb'(?:^|[\r\n])data:[ \t]*\{\s*"(?:error"\s*:(?!\s*null)|type"\s*:\s*"error")')
+# what a whole stream of an endpoint ends with; Anthropic's API ends one with an error as well
+LAST_EVENTS = {"completions": _DONE, "chat/completions": _DONE, "messages": _STOP}
 _USAGE = b'"usage"'
 _decoder = json.JSONDecoder()
 
@@ -43,9 +48,9 @@ class Tail:
         return b"".join(self._chunks)[-self._size :]
 
 
-def done(tail: bytes) -> bool:
-    """Whether a stream ended with `data: [DONE]`."""
-    return _DONE.search(tail) is not None
+def ended(endpoint: str, tail: bytes) -> bool:
+    """Whether a stream of one of `LAST_EVENTS` ended with its last event."""
+    return LAST_EVENTS[endpoint].search(tail) is not None
 
 
 def error(tail: bytes) -> bool:

@@ -22,7 +22,10 @@ HOMES = ("/home", "/root", "/run/user")  # hidden by ProtectHome=
 SCRATCH = ("/tmp", "/var/tmp")  # noqa: S108 - hidden by PrivateTmp=
 
 ONE = ("tuner.service",)
-SPLIT = ("tunerd.service", "tuner-gateway.service", "tuner-gateway.socket")
+SPLIT = (
+    "tunerd.service", "tunerd-control.socket", "tunerd-status.socket",
+    "tuner-gateway.service", "tuner-gateway.socket",
+)  # fmt: skip
 ENGINE = "tuner-engine@.service"
 ENGINES = ("tuner-engine@a.service", "tuner-engine@b.service")
 SLICE = "tuner.slice"  # of the split form, made by systemd itself

@@ -218,6 +218,19 @@ def test_the_first_engine_never_starts():
         assert "not used for" not in kept
 
 
+def test_a_slow_start_that_goes_on_saying_so_is_waited_for():
+    """F10: loading takes long: silence for stall_timeout_s ends a start, and lines prevent it."""
+    with staged(engine={"stall_timeout_s": 3.0}) as stage:
+        stage.script(start_delay_s=6.0)
+        stage.spawn()
+        found = stage.becomes("degraded", lambda s: s["mode"] == "degraded")
+        assert any("no engine starts" in e["sentence"] for e in found["events"])
+
+        stage.script(start_delay_s=6.0, start_says_s=0.3)
+        stage.settled("off")
+        assert stage.complete("patience", 8).right("patience", 8)
+
+
 def test_an_engine_that_is_slow_to_say_it_is_well_is_left_alone():
     """F5: /health hangs while requests are answered: the same engine serves on."""
     with staged() as stage:

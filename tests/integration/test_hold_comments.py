@@ -212,8 +212,8 @@ async def test_an_engine_that_refuses_is_quoted_in_an_error_event(
 
 
 async def test_an_engine_without_events_is_named_in_an_error_event(gateway, engine):
-    """This engine has no /v1/messages; its JSON must not stand in an event stream."""
-    async with Listener(gateway, path="/v1/messages") as client:
+    """This engine has no /v1/responses; its JSON must not stand in an event stream."""
+    async with Listener(gateway, path="/v1/responses") as client:
         await client.hears(HOLDING)
         await gateway.route(engine)
         await client.closed.wait()

@@ -23,11 +23,12 @@ NEXT = f"{HERE}/next"  # another version's code
 def test_an_engine_runs_as_its_own_user_and_answers(split):
     """Its unit is tuner-engine@a or @b, its user tuner-engine, and its socket is the group's."""
     unit, _, main = split.engine()
+    control = split.system.run("stat", "-c", "%a %U %G", "/run/tuner/control.sock").stdout.strip()
     owner = split.system.run("stat", "-c", "%U", f"/proc/{main}").stdout.strip()
     sockets = split.system.run("sh", "-c", "stat -c '%A %U %G' /run/tuner-engine/*.sock").stdout
 
     assert unit in ENGINES
-    assert "tuner-engine" == owner
+    assert ("tuner-engine", "660 tuner tuner") == (owner, control)
     assert ["srwxrwx--- tuner-engine tuner-engine"] == sockets.splitlines()
     assert answer("hello", 8) == split.client("complete", "hello", "8")
 
@@ -39,12 +40,14 @@ def test_a_killed_tunerd_loses_no_request_and_finds_its_engine(split):
     with split.clients("load", "8", "all", "8") as client:
         assert "begun" == client.stdout.readline().strip()
         split.system.run("kill", "-KILL", main)
+        status = split.client("ask", "/run/tuner/status.sock", "0", "0")  # waits for the next one
         split.replaced(TUNERD, main)
         told = json.loads(client.stdout.read())
     until(
         lambda: "adopted the running engine" in split.tuner("history").stdout, "the adoption of it"
     )
 
+    assert "HTTP/1.1 200 OK" == status
     assert {answer("all", 8)} == set(told)
     assert before == split.engine()
     assert answer("again", 8) == split.client("complete", "again", "8")

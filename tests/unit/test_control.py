@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import stat
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 from searching import small_space
 
-from profiles.errors import ConflictError, StoreError, UnavailableError
+from profiles.errors import ConflictError, NotFoundError, StoreError, UnavailableError
 from profiles.knobs import Knobs
 from profiles.measurement import Block, Failure, FailureKind, Measurement
 from profiles.platform import fingerprint
@@ -18,6 +19,7 @@ from profiles.records import StayKind
 from service import explain
 from service.archive import Archive
 from service.control import Control, _limit
+from service.holds import Holds
 from service.modes import Event, Mode
 from tuner.config import Config, EngineConfig
 
@@ -39,6 +41,7 @@ class Daemon:
             slot=SimpleNamespace(plan=lambda *_, **__: None),
             lab=SimpleNamespace(space=self.space),
             live=None,
+            holds=Holds(),
         )
         self.state = SimpleNamespace(in_force=default, why="x", mode=Mode.SERVING, switched_at=0.0)
         self.mixtures = []
@@ -55,6 +58,14 @@ class Daemon:
         if self.error is not None:
             raise self.error
         return f"{choice} will be in force"
+
+    async def consider(self):
+        self.said.append(("considered", ""))
+
+    async def chosen(self, choice):
+        if choice != "default":
+            raise NotFoundError(f"There is no profile {choice!r}.")
+        return self.state.in_force
 
     async def tune(self, classes, *, by_hand):
         assert by_hand
@@ -83,7 +94,7 @@ async def ask(daemon, tmp_path, monkeypatch):
     """Ask the API on one of its sockets."""
     monkeypatch.setattr(explain, "live_status", lambda *_: {"mixtures": daemon.mixtures})
     control = Control(daemon, SimpleNamespace())
-    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock")
+    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock", {})
 
     async def asked(method, path, body=None, *, name="control"):
         connector = aiohttp.UnixConnector(str(tmp_path / f"{name}.sock"))
@@ -111,10 +122,33 @@ async def test_the_socket_of_a_dead_daemon_is_replaced(daemon, tmp_path):
     """After kill -9 the file is still there; the lock is ours, so it may go."""
     (tmp_path / "status.sock").touch()
     control = Control(daemon, SimpleNamespace())
-    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock")
+    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock", {})
 
     assert (tmp_path / "status.sock").is_socket()
     await control.close()
+
+
+async def test_sockets_of_the_service_manager_are_used(daemon, tmp_path):
+    """They stay when the daemon goes, so that a command waits for the next one."""
+    given = {name: socket.socket(socket.AF_UNIX) for name in ("status", "control")}
+    for name, each in given.items():
+        each.bind(str(tmp_path / f"{name}.given"))
+        each.listen()
+    file = (tmp_path / "status.given").stat()
+    control = Control(daemon, SimpleNamespace())
+    await control.serve(tmp_path / "status.sock", tmp_path / "control.sock", given)
+    connector = aiohttp.UnixConnector(str(tmp_path / "status.given"))
+    async with (
+        aiohttp.ClientSession("http://tunerd", connector=connector) as session,
+        session.get("/v1/pins") as answer,
+    ):
+        status = answer.status
+    await control.close()
+    there = (tmp_path / "status.given").stat()
+
+    assert 200 == status
+    assert not (tmp_path / "status.sock").exists()
+    assert (file.st_ino, file.st_mode) == (there.st_ino, there.st_mode)
 
 
 async def test_a_pin_to_a_barred_profile_is_refused(ask, daemon):

@@ -342,6 +342,22 @@ async def test_a_defect_ends_the_daemon_but_not_the_engine(daemon):
     assert "stop" not in daemon.parts.slot.calls
 
 
+async def test_a_start_that_fails_under_a_changed_configuration_ends_the_daemon(daemon):
+    """An engine's launcher obeys the file on disk: the next daemon reads it, and starts engines."""
+
+    def changed():
+        raise TunerError("tuner.toml has changed.")
+
+    daemon.parts.check_config = changed
+    daemon.parts.slot.broken = {8}
+    daemon.state.target = profile(8)
+    daemon.post(Event.SWITCH_WANTED)
+
+    with pytest.raises(TunerError, match="'engine' died"):
+        await asyncio.wait_for(asyncio.shield(daemon.work), 60)
+    assert "forget" == daemon.parts.slot.calls[-1]
+
+
 async def test_a_stop_that_fails_is_still_the_end(daemon):
     """Whatever goes wrong while stopping, the daemon ends."""
     daemon.parts.slot.stop_error = UnavailableError("away")

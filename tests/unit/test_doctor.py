@@ -7,6 +7,7 @@ import types
 
 import pytest
 from fake_control import FakeControl
+from stage import free_port
 
 from profiles import schema
 from profiles.store import Store
@@ -38,13 +39,6 @@ def vllm(monkeypatch):
         return INFO
 
     monkeypatch.setattr(doctor_engine, "accepted_flags", accepted)
-
-
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_all_checks_of_a_good_machine(tmp_path, vllm):

@@ -144,3 +144,15 @@ def test_members_are_found_by_group_without_their_token(token, spawn):
 def test_nobody_else_is_a_member(token):
     """Without a process of this start, nothing is found, least of all ourselves."""
     assert [] == members(token, None)
+
+
+def test_a_record_of_before_units_is_read(record, tmp_path):
+    """An upgrade adopts the engine that the version before has started."""
+    path = tmp_path / "engine.json"
+    record.write(path)
+    raw = json.loads(path.read_text())
+    old = {k: v for k, v in raw.items() if k not in {"unit", "invocation", "control_group"}}
+    path.write_text(json.dumps(old))
+
+    assert record == EngineRecord.read(path)
+    assert record.unit is None

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.gateway import errors
+from service.gateway import envelopes, errors
 from service.gateway.comments import Comments, comment, continues
 
 
@@ -45,7 +45,7 @@ def test_only_events_as_they_are_follow_comments(status, media, encoding, follow
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"error": "x"}', b"\xff", b"[" * 10**5])
 def test_an_engine_without_an_error_object_gets_a_sentence(body):
     """A proxy's page or half a body is not passed on, only the status."""
-    line = errors.engine_event(502, body).strip()
+    line = envelopes.engine_event(502, body).strip()
 
     assert line.startswith(b"data: {")
     assert {
@@ -63,7 +63,7 @@ def test_an_engines_error_is_quoted_on_one_line():
     """A line break within an event would end its data."""
     error = {"message": "two\nlines", "type": "BadRequestError", "param": None, "code": 400}
     body = json.dumps({"error": error}, indent=2).encode()
-    line = errors.engine_event(400, body).strip()
+    line = envelopes.engine_event(400, body).strip()
 
     assert 0 == line.count(b"\n")
     assert {"error": error} == json.loads(line[5:])

@@ -6,11 +6,10 @@ import random
 
 import pytest
 
+from service.gateway.envelopes import envelope, event
 from service.gateway.errors import (
     HoldTimeoutError,
     TooLargeError,
-    envelope,
-    event,
     retry_after,
 )
 from service.gateway.ledger import PER_CALL, Ledger, Record

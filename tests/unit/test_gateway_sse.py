@@ -25,7 +25,32 @@ USAGE = {"prompt_tokens": 5, "total_tokens": 12, "completion_tokens": 7}
 )
 def test_only_done_at_the_end_is_done(tail, done):
     """The word within a text or before more events is not an end."""
-    assert done == sse.done(tail)
+    assert done == sse.ended("completions", tail)
+    assert done == sse.ended("chat/completions", tail)
+
+
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("tail", "ended"),
+    [
+        (DELTA + STOP, True),
+        (DELTA + STOP.replace(b"\n", b"\r\n"), True),
+        (b'data:{ "type" : "message_stop" }', True),
+        (b'event: error\ndata: {"type":"error","error":{"message":"x"}}\n\n', True),
+        (STOP + DELTA, False),
+        (DELTA, False),
+        (json.dumps({"text": 'data: {"type":"message_stop"}'}).encode(), False),
+        (b'data: {"type":"message_st', False),
+        (b"data: [DONE]\n\n", False),
+        (b"", False),
+    ],
+)
+def test_messages_end_with_their_own_last_event(tail, ended):
+    """Anthropic's streams know no [DONE]; an error ends one as well."""
+    assert ended == sse.ended("messages", tail)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +58,8 @@ def test_only_done_at_the_end_is_done(tail, done):
     [
         (b'data: {"error": {"code": 500}}\n\ndata: [DONE]\n\n', True),
         (b'data: {}\r\n\r\ndata:{ "error":{}}\r\n\r\n', True),
+        (b'event: error\ndata: {"type":"error","error":{"message":"x"}}\n\n', True),
+        (b'data: {"type":"message_stop"}\n\n', False),
         (b'data: {"id": 1, "error": null}\n\n', False),
         (b'data: {"error": null}\n\n', False),
         (json.dumps({"text": 'data: {"error": 1}'}).encode(), False),
@@ -101,4 +128,4 @@ def test_no_tail_can_make_it_raise(tail):
     """An engine may send anything."""
     sse.usage(b'"usage": {' + tail)
     sse.error(tail)
-    assert sse.done(tail + b"\ndata: [DONE]\n\n")
+    assert sse.ended("completions", tail + b"\ndata: [DONE]\n\n")

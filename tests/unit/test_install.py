@@ -394,4 +394,4 @@ def test_the_command_line_leads_there(prefix):
     ]
 
     assert [1, 0, 0] == [each.returncode for each in done]
-    assert [5, 9, 8] == [len(json.loads(each.stdout)["files"]) for each in done]
+    assert [5, 11, 10] == [len(json.loads(each.stdout)["files"]) for each in done]

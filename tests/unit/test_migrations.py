@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,31 @@ def test_a_migration_that_fails_changes_nothing(stored, tmp_path):
     assert [(schema.head(),)] == rows(stored, f"SELECT * FROM {schema.VERSION_TABLE}")
     columns = {row[1] for row in rows(stored, "PRAGMA table_info(event)")}
     assert "mood" not in columns
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_migration_that_is_ended_midway_changes_nothing(stored, tmp_path, number):
+    """F49: stopped between two statements; the next start finds the old store and migrates."""
+    mark = tmp_path / "midway"
+    wait = f"import pathlib, time; pathlib.Path({str(mark)!r}).touch(); time.sleep(600)"
+    slow = next_scripts(tmp_path / "slow", more=wait)
+    script = (
+        "import sys; from pathlib import Path; from profiles.store import Store;"
+        "Store.open(Path(sys.argv[1]), now=7.0, scripts=Path(sys.argv[2]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, stored, slow], cwd=ROOT) as process:
+        while not mark.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+    left = {row[1] for row in rows(stored, "PRAGMA table_info(event)")}
+    shutil.rmtree(slow)
+    Store.open(stored, now=8.0, scripts=next_scripts(slow)).close()
+
+    assert -number == process.returncode
+    assert "mood" not in left
+    assert "mood" in {row[1] for row in rows(stored, "PRAGMA table_info(event)")}
+    assert ("Before.",) == rows(stored, "SELECT sentence FROM event ORDER BY id")[0]
 
 
 def test_a_newer_store_is_refused_and_left_alone(stored, tmp_path):

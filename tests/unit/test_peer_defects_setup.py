@@ -160,7 +160,7 @@ async def test_p20_the_chosen_card_limits_engine_and_sensors(tmp_path, monkeypat
     monkeypatch.setattr(program, "gpus", lambda: [SimpleNamespace(uuid=f"GPU-{n}") for n in (0, 1)])
     monkeypatch.setattr(program, "Telemetry", sensors)
     with pytest.raises(Stopped):
-        await program.serve(config, Paths.of(config), leave_engine=False, notifier=Notifier())
+        await program.serve(config, Paths.of(config), Notifier(), {}, leave_engine=False)
 
     assert [{"uuids": frozenset({"GPU-1"})}] == made
     with Telemetry(open_gpus=Cards, period_s=0.01, **made[0]) as telemetry:

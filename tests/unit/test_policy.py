@@ -171,6 +171,41 @@ def test_pins_without_traffic_are_harmless():
     assert FAST == wanted(facts(window=window, pins={"a": OTHER}), CONFIG)[0]
 
 
+def test_a_hold_of_an_idle_engine_comes_into_force_at_once():
+    """Nobody else pays for the restart, so it has to earn nothing; dwell still counts."""
+    idle = facts(window=traffic(busy=0.0), held={"a": FAST}, pins={"a": FAST})
+    decision, _ = decide(idle, Ledger(), CONFIG)
+    recent, _ = decide(idle, Ledger(switched_at=(NOW - 1,)), CONFIG)
+
+    assert (FAST, True) == (decision.profile, decision.switch)
+    assert "a holds it, and nobody has traffic" == decision.why
+    assert not recent.switch
+
+
+def test_a_hold_beside_the_traffic_of_others_counts_as_a_pin():
+    """One application cannot turn the engine for everybody by holding a profile."""
+    others = traffic((CODE, 1.0), applications={"b": 100.0})
+    shared = traffic((CODE, 1.0), applications={"a": 50.0, "b": 50.0})
+    held = {"held": {"a": OTHER}, "pins": {"a": OTHER}}
+    target, why, urgent = wanted(facts(window=shared, **held), CONFIG)
+
+    assert FAST == wanted(facts(window=others, **held), CONFIG)[0]
+    assert (OTHER, False) == (target, urgent)
+    assert "a holds it and makes 50 % of tokens" == why
+
+
+def test_of_two_holds_the_larger_application_decides_or_the_newest():
+    """With traffic the one with more tokens, as with pins; without any the newest."""
+    held = {"a": FAST, "b": OTHER}
+    idle = facts(window=traffic(busy=0.0), held=held, pins=held)
+    busy = facts(
+        window=traffic((CODE, 1.0), applications={"a": 60.0, "b": 40.0}), held=held, pins=held
+    )
+
+    assert OTHER == wanted(idle, CONFIG)[0]
+    assert FAST == wanted(busy, CONFIG)[0]
+
+
 # --- requests that vLLM refuses while it speculates -----------------------------------------------
 
 

@@ -11,9 +11,10 @@ from profiles.measurement import Failure, FailureKind
 from service import slot as module
 from service.engine import EngineStartError
 from service.engine_record import EngineRecord
+from service.engine_systemd import UnitKeeper
 from service.slot import Slot
 from tuner.config import Config, EngineConfig, GatewayConfig, LiveConfig
-from tuner.paths import Paths
+from tuner.paths import Paths, UnitPlaces
 
 DRAFTING = Knobs(drafter="ngram", draft_length=3)
 PLAIN = Knobs()
@@ -452,3 +453,44 @@ async def test_the_death_of_an_engine_that_was_started_again_is_told(slot):
     engine.died()
 
     assert ["died"] == deaths
+
+
+async def test_whoever_leaves_opens_the_gate_to_what_stays(slot, gateway):
+    """The engine outlives tunerd: it serves meanwhile, also when a measurement held the gate."""
+    engine = await serve(slot)
+    engine.client = Closed()
+    await slot.hold("a measurement runs", eta_s=5.0)
+    await slot.forget()
+
+    assert ("open", "t1") == gateway.said[-1]
+    assert (0, True) == (engine.stopped, engine.client.closed)
+
+
+class Closed:
+    """A client that only remembers that it was closed."""
+
+    closed = False
+
+    async def close(self):
+        self.closed = True
+
+
+def test_an_engine_in_a_unit_has_its_own_folders(slot, tmp_path, gateway):
+    """And so another digest: changing the form is another engine."""
+    places = UnitPlaces.below(tmp_path)
+    keeper = UnitKeeper(places)
+    unit = Slot(slot._config, Paths.of(slot._config), gateway, keeper)
+    plan = unit.plan(PLAIN, profile="p", purpose="serve")
+
+    assert (places.run, places.logs, keeper) == (plan.run, plan.logs, plan.keeper)
+    assert plan.env["VLLM_CACHE_ROOT"].startswith(str(places.cache))
+    assert plan.digest != slot.plan(PLAIN, profile="p", purpose="serve").digest
+
+
+async def test_tunerd_does_not_touch_the_caches_of_a_unit(slot, tmp_path, gateway):
+    """They belong to another user; its launcher shares what can be shared."""
+    places = UnitPlaces.below(tmp_path / "root")
+    unit = Slot(slot._config, Paths.of(slot._config), gateway, UnitKeeper(places))
+    await serve(unit)
+
+    assert not places.cache.exists()

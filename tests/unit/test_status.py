@@ -86,6 +86,7 @@ def daemon(archive):
         observer=SimpleNamespace(window=lambda _: window),
         slot=SimpleNamespace(engine=None, restarts=2, live_fault=None),
         live=None,
+        holds=(),
         lab=SimpleNamespace(progress=None),
     )
     state = SimpleNamespace(

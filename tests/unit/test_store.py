@@ -1,9 +1,12 @@
+import sqlite3
 import threading
 from contextlib import closing
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.event import listen
 
+from profiles import history
 from profiles.errors import ConflictError, NotFoundError, StoreError
 from profiles.knobs import Knobs
 from profiles.measurement import Block, Failure, FailureKind, Measurement
@@ -337,6 +340,44 @@ def test_events_come_newest_first(store):
         Event(at=2.0, kind="switch", sentence="Event 2."),
         Event(at=1.0, kind="switch", sentence="Event 1."),
     ] == store.events(limit=2)
+
+
+def test_old_events_are_forgotten(store, monkeypatch):
+    """A service that runs for years keeps the latest events, not all of them."""
+    monkeypatch.setattr(history, "EVENTS_KEPT", 20)
+    monkeypatch.setattr(history, "EVENTS_SPARE", 5)
+    for number in range(1, 104):
+        store.add_event("switch", f"Event {number}.", at=float(number))
+    found = [event.at for event in store.events(limit=1000)]
+
+    assert [float(number) for number in range(103, 80, -1)] == found
+
+
+def test_a_start_reads_no_whole_table(store):
+    """F66: with 100 000 trials a daemon is ready as soon as with none; SQLite says how it looks."""
+    asked = []
+    for engine in (store.database._ordinary, store.database._durable):
+        listen(engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+    store.sweep_open_trials("ended", at=1.0)
+    store.promotions(HERE.digest)
+    store.quarantined(HERE.digest, 1.0)
+    store.trials(limit=100)
+    store.events(limit=8)
+    store.in_force()
+    questions = [(words, given) for words, given in asked if words.startswith("SELECT")]
+    plans = []
+    with closing(sqlite3.connect(store.path)) as link:
+        for words, given in questions:
+            rows = link.execute(f"EXPLAIN QUERY PLAN {words}", given)
+            plans += [(detail, "LIMIT" in words) for *_, detail in rows]
+    growing = ("trial", "measurement", "event", "in_force")
+
+    assert len(questions) >= 6
+    assert [] == [
+        detail
+        for detail, limited in plans
+        if not limited and detail.startswith(tuple(f"SCAN {name}" for name in growing))
+    ]
 
 
 # -- decisions -------------------------------------------------------------------------------

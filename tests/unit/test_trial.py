@@ -38,7 +38,8 @@ class Engine:
 
     @property
     def record(self):
-        facts = {"token": self.token, "socket": "/s", "ready_s": 2.0, "pid": 7, "started_at": 3.0}
+        facts = {"token": self.token, "socket": "/s", "ready_s": 2.0, "pid": 7, "started_at": 3.0,
+                 "control_group": "/e"}  # fmt: skip
         return type("Record", (), facts)
 
     def failure(self, *, phase):
@@ -98,7 +99,7 @@ def measured(monkeypatch):
     calls = []
 
     async def measure(plan, *, socket, telemetry, engine):
-        assert (7, 3.0) == (engine.pid, engine.started_at)
+        assert (7, 3.0, "/e") == (engine.pid, engine.started_at, engine.group.name)
         calls.append(plan)
         if measure.then is not None:
             await measure.then()

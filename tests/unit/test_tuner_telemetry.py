@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import scheduler_double as double
+from scheduler_base import PROMPT
 from scheduler_double import (
     BUDGET,
     LONGEST,
-    PROMPT,
     SEQS,
     STEP_NS,
     add,

@@ -30,6 +30,7 @@ def render_status(status: Mapping[str, Any], *, now: float, width: int) -> Rende
         *_labelled("live", live(part(status, "live"))),
         *_labelled("classes", classes(part(status, "traffic"), width)),
         *_labelled("pins", pins(items(status, "pins"))),
+        *(_labelled("holds", pins(held)) if (held := items(status, "holds")) else ()),
         ("tuning", tuning(part(status, "tuning"))),
         ("gateway", gateway(part(status, "gateway"))),
         *_labelled("events", events(items(status, "events"), now)),

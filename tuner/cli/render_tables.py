@@ -102,6 +102,23 @@ def render_pins(found: Sequence[Item], *, width: int) -> RenderableType:
     return layout.table(("application", "profile", "knobs"), rows, width=width, empty=empty)
 
 
+def render_holds(found: Sequence[Item], *, now: float, width: int) -> RenderableType:
+    """One line per application that holds a profile."""
+    rows = [
+        (
+            safe(item.get("application")),
+            short(item.get("profile")),
+            label(item),
+            clock(item.get("since"), now),
+            safe(item.get("reason")),
+        )
+        for item in found
+    ]
+    empty = "No application holds a profile; `tuner launch` and `tuner hold` do it."
+    heads = ("application", "profile", "knobs", "since", "reason")
+    return layout.table(heads, rows, width=width, empty=empty)
+
+
 def render_trials(found: Sequence[Item], *, now: float, width: int) -> RenderableType:
     """One line per class that an engine start measured, or one saying why it measured none."""
     rows = []

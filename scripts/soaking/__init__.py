@@ -1,0 +1,1 @@
+"""`scripts/soak`: random faults under continuous traffic, and what must hold all the time."""

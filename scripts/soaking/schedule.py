@@ -1,0 +1,75 @@
+"""The order of the faults: a pure function of the seed."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from soaking.faults import Fault
+
+GAP_S = (3.0, 9.0)  # between two faults, beside what the first one needs to heal
+HEAL_S = 4.0
+BURST = (4, 7)  # faults between two lulls
+LULL_S = (8.0, 14.0)  # without traffic before a fault strikes into the search
+REST_S = (4.0, 9.0)  # without traffic after it
+LEAD_S = 10.0  # of undisturbed traffic at the start
+TAIL_S = 12.0  # the same at the end
+WATCHED = 0.5  # of the time, the last part of it, in which gateway and tunerd live on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What happens next, and not before this second."""
+
+    at_s: float
+    kind: str  # "fault", "lull" (traffic ends, a search begins) or "traffic" (it is back)
+    fault: str = ""
+    lasts_s: float = 0.0
+    number: int = 0
+
+
+def schedule(seed: int, length_s: float, faults: Sequence[Fault]) -> list[Step]:
+    """Every fault once per round, each round in another order, lulls between them.
+
+    In the last part of the time no fault ends gateway or tunerd, so that their memory can be
+    watched over a long life.
+    """
+    draw = random.Random(seed)
+    steps: list[Step] = []
+    deck: list[Fault] = []
+    at_s, left, lull = LEAD_S, draw.randint(*BURST), False
+    while faults:
+        lull = left == 0
+        if lull:
+            steps.append(Step(at_s=at_s, kind="lull"))
+            at_s, left = at_s + draw.uniform(*LULL_S), draw.randint(*BURST)
+        fault = _next(draw, deck, faults, ends=at_s < length_s * (1 - WATCHED))
+        if fault is None:
+            break
+        lasts_s = draw.uniform(*fault.lasts_s)
+        if at_s + lasts_s + HEAL_S + TAIL_S > length_s:
+            break
+        steps.append(
+            Step(at_s=at_s, kind="fault", fault=fault.name, lasts_s=lasts_s, number=len(steps))
+        )
+        at_s += lasts_s + HEAL_S + draw.uniform(*GAP_S)
+        left -= 1
+        if lull:
+            at_s += draw.uniform(*REST_S)
+            steps.append(Step(at_s=at_s, kind="traffic"))
+    if lull and steps and steps[-1].kind != "traffic":
+        steps.append(Step(at_s=at_s, kind="traffic"))
+    return steps
+
+
+def _next(
+    draw: random.Random, deck: list[Fault], faults: Sequence[Fault], *, ends: bool
+) -> Fault | None:
+    """Take the next fault that may strike now off the deck; a new round when none is left."""
+    usable = [fault for fault in faults if ends or not fault.ends]
+    if not usable:
+        return None
+    if not any(fault in usable for fault in deck):
+        deck[:] = draw.sample(list(faults), len(faults))
+    found = next(fault for fault in deck if fault in usable)
+    deck.remove(found)
+    return found

@@ -1,0 +1,66 @@
+"""The process called tunerd: what it makes of its command line and of its file."""
+
+import sys
+
+import pytest
+
+from profiles.errors import TunerError
+from service import __main__ as program
+from service.__main__ import unchanged
+from service.engine_systemd import UnitKeeper
+from tuner.config_file import load
+
+CONFIG = 'state_dir = "state"\n[engine]\nmodel = "org/m"\n'
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "tuner.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_a_configuration_that_says_the_same_has_not_changed(file):
+    """A comment is no reason to end."""
+    config = load(file)
+    file.write_text("# a comment\n" + CONFIG)
+
+    assert unchanged(file, config) is None
+
+
+def test_a_changed_configuration_ends_tunerd_to_be_read(file):
+    """The service manager starts it again, because its status is not 0."""
+    config = load(file)
+    file.write_text(CONFIG + 'args = ["--seed", "1"]\n')
+    with pytest.raises(TunerError, match="has changed") as caught:
+        unchanged(file, config)
+
+    assert 70 == caught.value.exit_code
+
+
+def test_a_mistake_in_the_file_ends_nothing(file, caplog):
+    """A daemon that ended now would not come back."""
+    config = load(file)
+    file.write_text("[engine\n")
+
+    assert unchanged(file, config) is None
+    assert "not valid TOML" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "leave", "units"),
+    [([], False, False), (["--leave-engine"], True, False), (["--engine-units"], True, True)],
+)
+def test_engine_units_outlive_the_daemon(file, monkeypatch, words, leave, units):
+    """Without the flag an engine is a child and ends with tunerd."""
+    asked = []
+
+    async def serve(config, paths, notifier, given, *, leave_engine, units=None, **_):
+        asked.append((leave_engine, isinstance(units, UnitKeeper)))
+
+    monkeypatch.setattr(program, "serve", serve)
+    monkeypatch.setattr(program, "configure", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["tunerd", "--config", str(file), *words])
+
+    assert 0 == program.main()
+    assert [(leave, units)] == asked
