@@ -215,7 +215,8 @@ def test_an_upgrade_keeps_what_is_the_operators(served):
     events = served.ask("GET", "/v1/history")["events"]
     folder = f"/etc/systemd/system/{ONE}.d"
     with contextlib.ExitStack() as stack:
-        stack.callback(served.system.run, "rm", "-r", folder)
+        stack.callback(served.systemctl, "daemon-reload")
+        stack.callback(served.system.run, "rm", "-r", folder)  # first
         written(served.system, f"{folder}/override.conf", "[Service]\nNice=3\n")
         unit.write_text(fresh.replace("WatchdogSec=30", "WatchdogSec=40"), encoding="utf-8")
         served.systemctl("daemon-reload")
