@@ -23,7 +23,7 @@ SCRATCH = ("/tmp", "/var/tmp")  # noqa: S108 - hidden by PrivateTmp=
 
 ONE = ("tuner.service",)
 SPLIT = (
-    "tunerd.service", "tunerd-status.socket", "tunerd-control.socket",
+    "tunerd.service", "tunerd-control.socket", "tunerd-status.socket",
     "tuner-gateway.service", "tuner-gateway.socket",
 )  # fmt: skip
 ENGINE = "tuner-engine@.service"

@@ -47,11 +47,16 @@ def at_last(system):
 
 
 @pytest.fixture
-def split(at_last):
+def polkit(system):
+    """Who asks whether tunerd may start an engine's unit."""
+    if system.run("getent", "passwd", "polkitd").returncode:
+        pytest.skip("polkitd is not installed (package polkitd)")
+
+
+@pytest.fixture
+def split(at_last, polkit):
     """The three units, serving; what one test leaves, the next one finds."""
     service = at_last
-    if service.system.run("getent", "passwd", "polkitd").returncode:
-        pytest.skip("polkitd is not installed (package polkitd)")
     if service.system.show("tunerd.service", "ActiveState") != "active":
         service.configure()
         service.install("--split")
