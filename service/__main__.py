@@ -28,6 +28,7 @@ from service.memory import LiveMemory
 from service.modes import Event
 from service.notify import Beat, Notifier
 from service.observer import Observer
+from service.reload import reload
 from service.reloader import Reloader
 from service.slot import Slot
 from service.state import Parts
@@ -140,7 +141,7 @@ async def compose_and_run(
             leave_engine=program.leave_engine,
         )
     )
-    if program.units is not None:  # whose launcher reads the file too
+    if program.units is not None:
         daemon.parts.check_config = lambda: unchanged(program.file, daemon.parts.config)
     memory = LiveMemory(daemon.parts, daemon.say)
     daemon.parts.live = LiveLoop(
@@ -176,18 +177,18 @@ async def compose_and_run(
 
 
 def unchanged(file: Path, config: Config) -> None:
-    """Make sure that a configuration is still the one in its file.
+    """Make sure that nothing in the file waits for a restart.
 
     Raises:
-        TunerError: it is not; the service manager starts us again, and we read it.
+        TunerError: something does; the service manager starts us again, and we read it.
     """
     try:
-        now = load(file)
+        waiting = reload(config, load(file)).waiting
     except TunerError as error:  # a mistake in the file must not end what runs
         log.warning("%s", error.sentence())
         return
-    if now != config:
-        raise TunerError(f"{file} has changed; tunerd ends to be started again with it.")
+    if waiting:
+        raise TunerError(f"{', '.join(waiting)} changed in {file}; tunerd ends to be restarted.")
 
 
 async def live_fault(config: Config) -> str | None:

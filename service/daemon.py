@@ -63,10 +63,7 @@ class Daemon:
             self.start("live", self.parts.live.run)
         self.start("boot", self._boot)
         try:
-            while True:
-                event = await self._events.get()
-                if event is Event.STOPPED:
-                    break
+            while (event := await self._events.get()) is not Event.STOPPED:
                 await self._handle(event)
         finally:
             await asyncio.gather(*map(self._cancel, list(self._work)))
@@ -143,7 +140,6 @@ class Daemon:
                 drained=lambda: self.post(Event.DRAINED),
             )
         except EngineStartError as error:
-            self.parts.check_config()
             await self._did_not_start(error.failure.sentence)
         except TunerError as error:
             await self._did_not_start(error.sentence())
@@ -158,6 +154,7 @@ class Daemon:
         if target.knobs == state.default.knobs:
             state.deaths.did_not_start()
         await self.say("start_failed", f"{target.knobs.label()}: {why}")
+        self.parts.check_config()
         self.post(Event.START_FAILED)
 
     async def _kept(self) -> bool:

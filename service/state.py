@@ -35,8 +35,8 @@ class Parts:
     live: LiveLoop | None = None
     holds: Holds = field(default_factory=Holds)
     leave_engine: bool = False  # under systemd an engine outlives its daemon
-    # raises when the configuration on disk is another one than ours: an engine's launcher, which
-    # reads it too, then refuses our orders
+    # raises when something on disk waits for a restart: an engine's launcher, which reads the
+    # configuration too, then refuses our orders
     check_config: Callable[[], None] = lambda: None
 
 
