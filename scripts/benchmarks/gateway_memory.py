@@ -18,7 +18,7 @@ from service.gateway.ledger import RING
 from tuner.compare import student_quantile
 
 STEPS = (0, 64, 128, 192, 256)  # streams
-STEADY = Shape(streams=256, tokens=100, token_s=0.1)  # each stream is followed by another
+STEADY = Shape(streams=256, tokens=100, token_s=0.2)  # each stream is followed by another
 RAMP_S = STEADY.tokens * STEADY.token_s + 5.0  # the streams begin spread over one length
 BLOCK_S = 30.0  # neighbouring seconds tell the same; means of half a minute are told apart
 FILL_S = 12.0
