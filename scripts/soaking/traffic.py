@@ -177,7 +177,8 @@ class Traffic:
             attempt.status = response.status
             if response.content_type != "text/event-stream":
                 raw = await response.read()
-                self._heard()
+                if response.status < 400:  # a refusal ends no outage
+                    self._heard()
                 attempt.outcome, attempt.note = answers.plain(
                     response.status, response.headers, raw, expected
                 )
