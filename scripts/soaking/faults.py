@@ -62,6 +62,7 @@ FAULTS = (
     # /health says 200 all the time
     Fault(name="engine hangs", act="hang", lasts_s=(3.0, 6.0), running=SOME, later=SOME),
     Fault(name="choice of the operator", act="choose"),
+    Fault(name="holder is killed", act="hold", target="chat", lasts_s=(6.0, 10.0)),
     Fault(name="store locked", act="lock_store", lasts_s=(10.0, 12.0)),
     Fault(name="store gone", act="hide_store", lasts_s=(4.0, 8.0)),
     Fault(name="disk full", act="fill_disk", lasts_s=(8.0, 14.0), needs="mount"),

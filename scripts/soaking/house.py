@@ -32,6 +32,8 @@ BASE: dict[str, Any] = {
     "tuning": {
         "auto": "idle",
         "idle_s": 3.0,
+        "warmup_s": 0.3,
+        "block_s": 1.0,
         "sample_requests": 16,
         "sample_s": 60.0,
         "space": {"draft_lengths": [2, 3, 5, 8]},
