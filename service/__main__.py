@@ -7,14 +7,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from profiles.errors import ExitCode, TunerError
 from service.activation import handed
 from service.archive import Archive
+from service.cards_lock import only_user, used
 from service.control import Control, Given
 from service.daemon import Daemon
 from service.engine_systemd import UnitKeeper
@@ -28,6 +28,8 @@ from service.memory import LiveMemory
 from service.modes import Event
 from service.notify import Beat, Notifier
 from service.observer import Observer
+from service.reload import reload
+from service.reloader import Reloader
 from service.slot import Slot
 from service.state import Parts
 from tuner.config import Config
@@ -60,6 +62,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     configure()
+    hangups: list[int] = []  # until there is somebody to read the file again
+    signal.signal(signal.SIGHUP, lambda number, _: hangups.append(number))
     faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks
     try:
         config = load(options.config)
@@ -67,21 +71,14 @@ def main() -> int:
         make_folders(paths)
         with only_daemon(paths.lock):
             notifier = Notifier.of(os.environ, os.getpid())
-            given = dict(handed(os.environ, os.getpid()))
-            life = (
-                serve(
-                    config,
-                    paths,
-                    notifier,
-                    given,
-                    leave_engine=True,
-                    units=UnitKeeper(UnitPlaces.below()),
-                    check_config=lambda: unchanged(options.config, config),
-                )
-                if options.engine_units
-                else serve(config, paths, notifier, given, leave_engine=options.leave_engine)
+            program = Program(
+                options.config,
+                hangups,
+                given=dict(handed(os.environ, os.getpid())),
+                leave_engine=options.leave_engine or options.engine_units,
+                units=UnitKeeper(UnitPlaces.below()) if options.engine_units else None,
             )
-            asyncio.run(life)
+            asyncio.run(serve(config, paths, notifier, program))
     except TunerError as error:
         sys.stderr.write(f"tunerd: {error.sentence()}\n")
         return int(error.exit_code)
@@ -91,49 +88,45 @@ def main() -> int:
     return 0
 
 
-async def serve(
-    config: Config,
-    paths: Paths,
-    notifier: Notifier,
-    given: Given,
-    *,
-    leave_engine: bool,
-    **units: Any,
-) -> None:
+@dataclass(frozen=True)
+class Program:
+    """How it was called."""
+
+    file: Path  # of the configuration
+    hangups: list[int]  # signals of before the daemon
+    given: Given = field(default_factory=dict)  # sockets, from systemd
+    leave_engine: bool = False
+    units: UnitKeeper | None = None  # where systemd holds the engine
+
+
+async def serve(config: Config, paths: Paths, notifier: Notifier, program: Program) -> None:
     """Compose the parts, run the daemon, take them apart again, also when one cannot be made."""
     async with AsyncExitStack() as opened:
-        await compose_and_run(
-            opened, config, paths, notifier, given, leave_engine=leave_engine, **units
-        )
+        await compose_and_run(opened, config, paths, notifier, program)
 
 
 async def compose_and_run(
-    opened: AsyncExitStack,
-    config: Config,
-    paths: Paths,
-    notifier: Notifier,
-    given: Given,
-    *,
-    leave_engine: bool,
-    units: UnitKeeper | None = None,
-    check_config: Callable[[], None] = lambda: None,
+    opened: AsyncExitStack, config: Config, paths: Paths, notifier: Notifier, program: Program
 ) -> None:
     """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
     vllm = await installed_version(config.engine.command, config.engine.env)
     cards = await asyncio.to_thread(gpus)
     environment = {**os.environ, **config.engine.env}  # as the engine gets it
-    telemetry = Telemetry(uuids=visible(environment, [card.uuid for card in cards]))
+    uuids = [card.uuid for card in cards]
+    seen = visible(environment, uuids)
+    if config.engine.exclusive:
+        opened.enter_context(only_user(used(uuids, seen)))
+    telemetry = Telemetry(uuids=seen)
     telemetry.start()
     opened.callback(telemetry.close)
     archive = await Archive.open(paths.store, Goals.of(config.tuning))
     opened.push_async_callback(archive.close)
     gateway = GatewayClient(paths.gateway_socket)
     opened.push_async_callback(gateway.close)
-    slot = Slot(config, paths, gateway, units)
+    slot = Slot(config, paths, gateway, program.units)
     if slot.live_fault is None:
         slot.live_fault = await live_fault(config)
-    policy = config.policy
     daemon = Daemon(
         Parts(
             config=config,
@@ -141,19 +134,15 @@ async def compose_and_run(
             archive=archive,
             gateway=gateway,
             slot=slot,
-            observer=Observer(
-                gateway,
-                span_s=policy.window_s,
-                kept_s=policy.probation_s,
-                min_requests=policy.min_requests,
-            ),
+            observer=Observer(gateway, config.policy),
             lab=Lab(
                 config, paths, slot=slot, archive=archive, gateway=gateway, telemetry=telemetry
             ),
-            leave_engine=leave_engine,
-            check_config=check_config,
+            leave_engine=program.leave_engine,
         )
     )
+    if program.units is not None:
+        daemon.parts.check_config = lambda: unchanged(program.file, daemon.parts.config)
     memory = LiveMemory(daemon.parts, daemon.say)
     daemon.parts.live = LiveLoop(
         config.live,
@@ -174,27 +163,32 @@ async def compose_and_run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    reloader = Reloader(program.file, daemon)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+    if program.hangups:
+        reloader.ask()
+    daemon.start("reload", reloader.run)
     # a driver that hangs is no reason to end us: it is a fault that the status names
     probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
-    await control.serve(paths.status_socket, paths.control_socket, given)
+    await control.serve(paths.status_socket, paths.control_socket, program.given)
     notifier.is_ready()  # the engine may take minutes more, its requests are held meanwhile
     beat.go_on(lambda: f"{daemon.state.mode}: {daemon.state.sentence}", probes)
     await daemon.run()
 
 
 def unchanged(file: Path, config: Config) -> None:
-    """Make sure that a configuration is still the one in its file.
+    """Make sure that nothing in the file waits for a restart.
 
     Raises:
-        TunerError: it is not; the service manager starts us again, and we read it.
+        TunerError: something does; the service manager starts us again, and we read it.
     """
     try:
-        now = load(file)
+        waiting = reload(config, load(file)).waiting
     except TunerError as error:  # a mistake in the file must not end what runs
         log.warning("%s", error.sentence())
         return
-    if now != config:
-        raise TunerError(f"{file} has changed; tunerd ends to be started again with it.")
+    if waiting:
+        raise TunerError(f"{', '.join(waiting)} changed in {file}; tunerd ends to be restarted.")
 
 
 async def live_fault(config: Config) -> str | None:

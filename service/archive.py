@@ -1,13 +1,14 @@
 """The archive: the store behind one thread, so that SQL never stalls the event loop."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from profiles.errors import ConflictError
+from profiles.errors import ConflictError, StoreError
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, Measurement
 from profiles.profile import Origin, Profile
@@ -16,6 +17,10 @@ from profiles.store import Store
 from service import inject
 from tuner.objective import DEFAULT, Goals, unfit
 
+log = logging.getLogger(__name__)
+
+QUARANTINE_S, QUARANTINE_MOST_S = 3600.0, 86400.0  # doubles each time
+RETRY_FIRST_S, RETRY_MOST_S = 1.0, 15.0  # between two attempts at a store that cannot be used
 BANNED = "it did harm here and is in quarantine"
 
 P = ParamSpec("P")
@@ -148,6 +153,22 @@ class Archive:
                 hint="`tuner use default` is always possible; `tuner history` has the details.",
             )
 
+    async def bar(self, profile: Profile, reason: str) -> float:
+        """Put the knobs of a profile in quarantine; for how many seconds."""
+        count = await self.call(self.store.quarantine_count, profile.platform, profile.knobs)
+        seconds: float = min(QUARANTINE_S * 2**count, QUARANTINE_MOST_S)
+        await self.call(
+            self.store.quarantine,
+            profile.knobs,
+            platform=profile.platform,
+            reason=reason,
+            at=time.time(),
+            until=time.time() + seconds,
+            profile=profile.id,
+        )
+        inject.at(inject.Point.QUARANTINED)
+        return seconds
+
     async def banned(self, platform: str) -> set[str]:
         """Digests of the knobs in quarantine."""
         return {q.knobs for q in await self.call(self.store.quarantined, platform, time.time())}
@@ -162,8 +183,22 @@ class Archive:
         }
 
     async def event(self, kind: str, sentence: str) -> None:
-        """Append an event for `tuner history`."""
-        await self.call(self.store.add_event, kind, sentence, at=time.time())
+        """Append an event for `tuner history`; what happens goes on when it cannot be kept."""
+        try:
+            await self.call(self.store.add_event, kind, sentence, at=time.time())
+        except StoreError as error:
+            log.warning("not in the history: %s", error.sentence())
+
+    async def insist(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a store method, again and again while the store cannot be used."""
+        pause_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await self.call(function, *args, **kwargs)
+            except StoreError as error:
+                log.warning("waiting for the store, %g s: %s", pause_s, error.sentence())
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_MOST_S)
 
     async def close(self) -> None:
         """Close the store and its thread."""

@@ -20,12 +20,15 @@ class Books:
         self._profile: Profile | None = None  # whose account is open
         self._opened_at = self._settled_at = time.time()
         self._wish: ledger.Wish | None = None
+        self._owed: bool | None = None  # `live` of a profile in force that the store does not have
         self._lock = asyncio.Lock()  # entries of one account are written before the next is opened
 
     async def opened(self, *, live: bool) -> None:
         """Close the account of what was in force, and open that of what is now."""
         parts, profile, now = self._parts, self._state.in_force, time.time()
+        self._owed = live
         async with self._lock:
+            await parts.archive.call(parts.archive.store.put_profile, profile)
             await self._settle(now)
             tuned = self._state.tuned_at > self._opened_at
             how = ledger.kind(self._profile, profile, live=live, tuned=tuned)
@@ -43,10 +46,15 @@ class Books:
                 restart_s=seconds,
                 lost_tokens=tokens,
             )
-            self._profile, self._opened_at = profile, now
+            self._profile, self._opened_at, self._owed = profile, now, None
 
     async def keep(self) -> None:
-        """Write down what was served since the last time, and a switch that was avoided."""
+        """Write down what was served since the last time, and a switch that was avoided.
+
+        First what is in force, if the store could not be written when it was put in force.
+        """
+        if self._owed is not None:
+            await self.opened(live=self._owed)
         if self._profile is None:
             return
         now, decision = time.time(), self._state.decision

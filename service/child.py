@@ -17,6 +17,8 @@ def main(argv: list[str]) -> None:
     """Never returns."""
     split = argv.index("--")
     options, command = dict(zip(argv[:split:2], argv[1:split:2], strict=True)), argv[split + 1 :]
+    # a program that wants to hear SIGHUP says so itself; until then it is no reason to end
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     # pid 1 is a fine parent (a container), so only its own word tells whether it still lives
     if os.getppid() != int(options["--parent"]):

@@ -11,13 +11,11 @@ from service.engine import EngineStartError
 from service.memory import remembered
 from service.modes import Effect, Event, Mode, step
 from service.policy import switched
-from service.state import DEATHS, DEATHS_S, RETRY_FIRST_S, Parts, first_state
+from service.state import Parts, first_state
 from service.steward import Steward
+from service.watchman import Watchman
 
 log = logging.getLogger(__name__)
-
-RETRY_MOST_S = 300.0
-QUARANTINE_S, QUARANTINE_MOST_S = 3600.0, 86400.0  # doubles each time
 
 
 class Daemon:
@@ -27,12 +25,14 @@ class Daemon:
         self.parts = parts
         self.state = first_state(parts)
         self.steward = Steward(parts, self.state, post=self.post, say=self.say)
+        self.watchman = Watchman(parts, self.state, say=self.say)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._work: dict[str, asyncio.Task[None]] = {}
         self._fault: str | None = None  # name of a task that died of a defect
         self._effects: dict[Effect, Callable[[], Awaitable[None]]] = {
             Effect.CLOSE_GATE: lambda: parts.slot.hold(self.state.sentence, eta_s=parts.slot.eta_s),
             Effect.OPEN_GATE: parts.slot.release,
+            Effect.REFUSE: self._refuse,
             Effect.REPLACE_ENGINE: self._replace,
             Effect.APPLY_LIVE: self._apply_live,
             Effect.RESTART_CURRENT: self._restart_current,
@@ -55,22 +55,18 @@ class Daemon:
     async def run(self) -> None:
         """Live until stopped: boot, then one event after the other."""
         self.parts.slot.on_death(self._engine_died)
-        self._start("records", self.parts.observer.pump)
-        self._start("policy", self.steward.watch)
-        self._start("route", self.parts.slot.keep_route)
+        self.start("records", self.parts.observer.pump)
+        self.start("policy", self.steward.watch)
+        self.start("route", self.parts.slot.keep_route)
+        self.start("watchman", self.watchman.watch)
         if self.parts.live is not None:
-            self._start("live", self.parts.live.run)
-        self._start("boot", self._boot)
+            self.start("live", self.parts.live.run)
+        self.start("boot", self._boot)
         try:
-            while True:
-                event = await self._events.get()
-                if event is Event.STOPPED:
-                    break
+            while (event := await self._events.get()) is not Event.STOPPED:
                 await self._handle(event)
         finally:
-            for task in self._work.values():
-                task.cancel()
-            await asyncio.gather(*self._work.values(), return_exceptions=True)
+            await asyncio.gather(*map(self._cancel, list(self._work)))
         if self._fault is not None:
             raise TunerError(f"The task {self._fault!r} died; the log says why.")
 
@@ -89,16 +85,17 @@ class Daemon:
                 inject.at(inject.before(effect))
                 await self._effects[effect]()
             except TunerError as error:
-                log.exception("cannot %s", effect)
+                log.error("cannot %s: %s", effect, error.sentence())  # noqa: TRY400  no defect
                 await self.say("error", f"Cannot {effect.replace('_', ' ')}: {error.sentence()}")
 
     # --- boot -----------------------------------------------------------------------------------
 
     async def _boot(self) -> None:
         archive, slot, platform = self.parts.archive, self.parts.slot, self.parts.platform
-        await archive.call(archive.store.ensure_platform, platform, at=time.time())
-        await archive.call(archive.store.put_profile, self.state.default)
-        swept = await archive.call(
+        # without the store nothing is adopted or started; whoever is served already still is
+        await archive.insist(archive.store.ensure_platform, platform, at=time.time())
+        await archive.insist(archive.store.put_profile, self.state.default)
+        swept = await archive.insist(
             archive.store.sweep_open_trials, "tunerd ended during this trial", at=time.time()
         )
         if swept:
@@ -127,7 +124,7 @@ class Daemon:
     # --- engine ---------------------------------------------------------------------------------
 
     async def _replace(self) -> None:
-        self._start("engine", self._replace_engine)
+        self.start("engine", self._replace_engine)
 
     async def _replace_engine(self) -> None:
         slot, target = self.parts.slot, self.state.target
@@ -143,16 +140,22 @@ class Daemon:
                 drained=lambda: self.post(Event.DRAINED),
             )
         except EngineStartError as error:
-            await self.say("start_failed", f"{target.knobs.label()}: {error.failure.sentence}")
-            self.parts.check_config()
-            self.post(Event.START_FAILED)
+            await self._did_not_start(error.failure.sentence)
         except TunerError as error:
-            await self.say("start_failed", f"{target.knobs.label()}: {error.sentence()}")
-            self.post(Event.START_FAILED)
+            await self._did_not_start(error.sentence())
         else:
             self.post(Event.ENGINE_READY)
         if slot.live_fault != fault:
             await self.say("live", f"knobs change by restart only: {slot.live_fault}")
+
+    async def _did_not_start(self, why: str) -> None:
+        state, target = self.state, self.state.target
+        state.trouble = f"no engine starts ({target.knobs.label()}: {why})"
+        if target.knobs == state.default.knobs:
+            state.deaths.did_not_start()
+        await self.say("start_failed", f"{target.knobs.label()}: {why}")
+        self.parts.check_config()
+        self.post(Event.START_FAILED)
 
     async def _kept(self) -> bool:
         """Whether a trial left an engine that is the wanted one, or can be by its live knobs."""
@@ -168,17 +171,17 @@ class Daemon:
         return True
 
     def _engine_died(self) -> None:
-        now, deaths = time.monotonic(), self.state.deaths
-        if self.state.mode in {Mode.SERVING, Mode.PROBATION}:  # a trial may die as it likes
-            deaths.append(now)
-        many = len(deaths) == DEATHS and now - deaths[0] < DEATHS_S
-        if many:
-            deaths.clear()  # the next profile begins with a clean sheet
-        engine = self.parts.slot.engine
+        state, engine, what = self.state, self.parts.slot.engine, Event.ENGINE_DIED
+        if state.mode in {Mode.SERVING, Mode.PROBATION}:  # a trial may die as it likes
+            default = state.in_force.knobs == state.default.knobs
+            what = state.deaths.died(time.monotonic(), default=default)
         failure = engine.failure(phase="serve").sentence if engine is not None else "unknown"
         log.warning("engine died: %s", failure)
-        self._start("obituary", lambda: self.say("engine_died", f"the engine died: {failure}"))
-        self.post(Event.ENGINE_KEEPS_DYING if many else Event.ENGINE_DIED)
+        self.start("obituary", lambda: self.say("engine_died", f"the engine died: {failure}"))
+        if what is Event.ENGINE_FLAPS:
+            died = f"died {state.deaths.failures} times in a row"
+            state.trouble = f"the engine of your own configuration {died} ({failure})"
+        self.post(what)
 
     async def _apply_live(self) -> None:
         """Put the target in force without a restart; if it cannot be, ask for one."""
@@ -218,22 +221,11 @@ class Daemon:
 
     async def _quarantine(self) -> None:
         archive, bad = self.parts.archive, self.state.target
-        if bad.knobs == self.state.default.knobs:
-            return
-        digest = self.parts.platform.digest
-        count = await archive.call(archive.store.quarantine_count, digest, bad.knobs)
-        seconds = min(QUARANTINE_S * 2**count, QUARANTINE_MOST_S)
-        await archive.call(
-            archive.store.quarantine,
-            bad.knobs,
-            platform=digest,
-            reason=self.state.sentence,
-            at=time.time(),
-            until=time.time() + seconds,
-            profile=bad.id,
-        )
-        inject.at(inject.Point.QUARANTINED)
-        await self.say("quarantine", f"{bad.knobs.label()} is not used for {seconds / 3600:g} h")
+        if bad.knobs != self.state.default.knobs:
+            seconds = await archive.bar(bad, self.state.sentence)
+            await self.say(
+                "quarantine", f"{bad.knobs.label()} is not used for {seconds / 3600:g} h"
+            )
 
     async def _commit(self) -> None:
         state = self.state
@@ -243,12 +235,10 @@ class Daemon:
             )
         state.in_force, state.why = state.target, state.target_why
         state.ledger = switched(state.ledger, time.time())
-        state.retry_s = RETRY_FIRST_S
+        state.deaths.serves(time.monotonic())
         await self._remember()
 
     async def _remember(self, *, live: bool = False) -> None:
-        archive = self.parts.archive
-        await archive.call(archive.store.put_profile, self.state.in_force)
         await self.steward.books.opened(live=live)
         inject.at(inject.Point.IN_FORCE_STORED)
 
@@ -259,19 +249,23 @@ class Daemon:
         self.state.switched_at = time.time()
 
     async def _schedule_retry(self) -> None:
-        delay = self.state.retry_s
-        self.state.retry_s = min(delay * 2, RETRY_MOST_S)
-        await self.say("degraded", f"no engine starts; the next try is in {delay:g} s")
+        state, delay = self.state, self.state.deaths.pause_s
+        self._give_up_choice()  # else it would be tried again at once
+        await self.say("degraded", f"{state.trouble}; the next try is in {delay:g} s")
 
         async def retry() -> None:
             await asyncio.sleep(delay)
             self.post(Event.RETRY_DUE)
 
         await self._cancel("retry")
-        self._start("retry", retry)
+        self.start("retry", retry)
+
+    async def _refuse(self) -> None:
+        slot = self.parts.slot
+        await slot.refuse(self.state.trouble, eta_s=self.state.deaths.pause_s + slot.eta_s)
 
     async def _stop_all(self) -> None:
-        for name in ("boot", "policy", "live", "retry", "tuning", "engine"):
+        for name in ("boot", "policy", "watchman", "live", "retry", "tuning", "engine"):
             await self._cancel(name)
         try:
             if self.parts.leave_engine or self._fault is not None:
@@ -284,7 +278,7 @@ class Daemon:
     # --- tuning ---------------------------------------------------------------------------------
 
     async def _begin_tuning(self) -> None:
-        self._start("tuning", self._tune)
+        self.start("tuning", self._tune)
 
     async def _tune(self) -> None:
         state = self.state
@@ -330,7 +324,9 @@ class Daemon:
         log.info("%s: %s", kind, sentence)
         await self.parts.archive.event(kind, sentence)
 
-    def _start(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+    def start(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        """Run this beside the loop; its death is ours."""
+
         async def guarded() -> None:
             try:
                 await function()

@@ -128,13 +128,13 @@ class Engine:
             if link is not None:
                 fault = await link.self_test(engine.client)
                 inject.at(inject.Point.SELF_TESTED)
-        except BaseException:
+            engine.link = link if fault is None else None
+            engine.record = replace(engine.record, ready_s=ready_s, live_fault=fault)
+            engine.record.write(plan.record_path)
+            inject.at(inject.Point.READY_RECORDED)
+        except BaseException:  # a full disk is one
             await engine.stop(timeout_s=2.0)
             raise
-        engine.link = link if fault is None else None
-        engine.record = replace(engine.record, ready_s=ready_s, live_fault=fault)
-        engine.record.write(plan.record_path)
-        inject.at(inject.Point.READY_RECORDED)
         return engine
 
     @classmethod
@@ -163,6 +163,10 @@ class Engine:
         Path(self.record.socket).unlink(missing_ok=True)
         if self.record.live:
             _link(self.record).remove()
+
+    async def kill(self) -> None:
+        """End one that hangs; what follows is that of any other death."""
+        await self._hold.reap()
 
     async def _wait_ready(self, plan: LaunchPlan) -> float:
         started = time.monotonic()

@@ -84,9 +84,10 @@ class ChildKeeper:
 
         Raises:
             SpawnError: it cannot be run.
+            OSError: its log cannot be written, which is not the command's fault.
         """
-        try:
-            with Path(record.log).open("wb") as output:  # noqa: ASYNC230  a small local file
+        with Path(record.log).open("wb") as output:  # noqa: ASYNC230  a small local file
+            try:
                 process = subprocess.Popen(  # noqa: ASYNC220  fork and exec take milliseconds
                     command,
                     env=env,
@@ -95,13 +96,13 @@ class ChildKeeper:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-        except OSError as error:
-            raise SpawnError(
-                Failure(
-                    kind=FailureKind.BAD_FLAG,
-                    sentence=f"Cannot run {command[0]!r}: {error.strerror}.",
-                )
-            ) from error
+            except OSError as error:
+                raise SpawnError(
+                    Failure(
+                        kind=FailureKind.BAD_FLAG,
+                        sentence=f"Cannot run {command[0]!r}: {error.strerror}.",
+                    )
+                ) from error
         with contextlib.suppress(psutil.Error):  # gone already: the wait for it will say so
             record = record.spawned(process.pid)
         return ChildHold(record, process)

@@ -16,6 +16,7 @@ class EngineClient:
     """An HTTP client of one engine."""
 
     def __init__(self, socket: Path) -> None:
+        self._model: str | None = None  # once it has named it
         self._session = aiohttp.ClientSession(
             "http://engine", connector=aiohttp.UnixConnector(path=str(socket))
         )
@@ -47,7 +48,8 @@ class EngineClient:
             async with self._session.get("/v1/models", timeout=_TIMEOUT) as answer:
                 first = (await answer.json())["data"][0]
                 length = first.get("max_model_len")
-                return str(first["id"]), length if isinstance(length, int) else None
+                self._model = str(first["id"])
+                return self._model, length if isinstance(length, int) else None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError) as error:
             raise UnavailableError("The engine does not name its model.") from error
 
@@ -55,16 +57,8 @@ class EngineClient:
         """Ask for a short completion; None when it is right, else what is wrong with it."""
         try:
             model, _ = await self.model()
-            body = {
-                "model": model,
-                "prompt": CANARY_PROMPT,
-                "max_tokens": CANARY_TOKENS,
-                "min_tokens": CANARY_TOKENS,
-                "ignore_eos": True,
-                "temperature": 0,
-            }
             async with self._session.post(
-                "/v1/completions", json=body, timeout=_CANARY_TIMEOUT
+                "/v1/completions", json=_canary(model), timeout=_CANARY_TIMEOUT
             ) as answer:
                 if answer.status != 200:
                     return f"The canary completion was answered with HTTP {answer.status}."
@@ -77,6 +71,39 @@ class EngineClient:
             return f"The canary completion had {tokens} tokens instead of {CANARY_TOKENS}."
         return None
 
+    async def silent(self, within_s: float) -> bool:
+        """Whether a short completion has no answer of any kind in this time."""
+        body = _canary(self._model)
+        timeout = aiohttp.ClientTimeout(total=within_s)
+        try:
+            async with self._session.post("/v1/completions", json=body, timeout=timeout) as answer:
+                await answer.read()
+        except TimeoutError:
+            return True
+        except (aiohttp.ClientError, OSError):
+            return False  # it breaks connections: whoever watches its process will say why
+        return False
+
+    async def metrics(self, within_s: float) -> str | None:
+        """Its counters as Prometheus text; None when it does not show them in this time."""
+        timeout = aiohttp.ClientTimeout(total=within_s)
+        try:
+            async with self._session.get("/metrics", timeout=timeout) as answer:
+                return await answer.text() if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return None
+
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
+
+
+def _canary(model: str | None) -> dict[str, object]:
+    return {
+        **({} if model is None else {"model": model}),
+        "prompt": CANARY_PROMPT,
+        "max_tokens": CANARY_TOKENS,
+        "min_tokens": CANARY_TOKENS,
+        "ignore_eos": True,
+        "temperature": 0,
+    }

@@ -66,14 +66,17 @@ class UnitHold:
 
     async def reap(self) -> None:
         """Kill all that is left in the unit, and wait until nothing is."""
-        self._release()
         try:
             if not await self._systemctl.end(self._unit):
                 log.warning("%s was killed and does not end", self._unit)
+                return
+            self._state = await self._systemctl.state(self._unit)
         except SystemdError as error:
             log.warning("%s", error)
-        with contextlib.suppress(SystemdError):
-            self._state = await self._systemctl.state(self._unit)
+            return
+        if self._task is not None:
+            self._task.cancel()
+        self._gone()
 
     def _same(self, state: UnitState) -> bool:
         # systemd forgets the run of a unit that has ended well
@@ -100,16 +103,13 @@ class UnitHold:
             if period_s < WATCH_S and time.monotonic() - started > SETTLE_S:
                 break
             await asyncio.sleep(period_s)
+        self._gone()
+
+    def _gone(self) -> None:
         self._close()
         ended, self._ended = self._ended, None
         if ended is not None:
             ended()
-
-    def _release(self) -> None:
-        self._close()
-        self._ended = None
-        if self._task is not None:
-            self._task.cancel()
 
     def _close(self) -> None:
         if self._pidfd is not None:
@@ -131,11 +131,11 @@ class UnitKeeper:
         Raises:
             SpawnError: there is none.
         """
-        for folder in (self.places.orders, run, logs):
-            if not os.access(folder, os.W_OK):
+        for folder, mode in ((self.places.orders, os.W_OK), (run, os.W_OK), (logs, os.X_OK)):
+            if not os.access(folder, mode):
                 raise _impossible(
-                    f"Cannot write to {folder}. `systemd-tmpfiles --create` makes it; tunerd has "
-                    "to be in the group tuner-engine."
+                    f"Cannot use {folder}. `systemd-tmpfiles --create` makes it; tunerd has to be "
+                    "in the group tuner-engine."
                 )
         try:
             # a unit that does not end even when killed is a driver's fault: the other slot is

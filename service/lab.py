@@ -63,6 +63,10 @@ class Lab:
         self._session: TuningSession | None = None
         self.table: TableSweep | None = None  # the last `tuner sweep`
 
+    def configure(self, config: Config) -> None:
+        """Begin the next session with other settings."""
+        self._config = config
+
     @property
     def progress(self) -> Progress | None:
         """Where the session is; None when none has run."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from profiles.classes import code_name
-from profiles.errors import UnavailableError
+from profiles.errors import TunerError
 from profiles.knobs import Knobs
 from service.engine import Engine
 from service.live_files import LiveKnobs, Telemetry
@@ -75,7 +75,7 @@ class LiveLoop:
         while True:
             try:
                 await self._tick()
-            except (UnavailableError, OSError) as error:
+            except (TunerError, OSError) as error:
                 self._last = None
                 log.debug("live loop: %s", error)
                 await asyncio.sleep(self._config.interval_s)

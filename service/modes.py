@@ -39,6 +39,7 @@ class Event(StrEnum):
     START_FAILED = "start_failed"
     ENGINE_DIED = "engine_died"  # nobody asked it to stop
     ENGINE_KEEPS_DYING = "engine_keeps_dying"  # the third time within ten minutes
+    ENGINE_FLAPS = "engine_flaps"  # the operator's own configuration, and not for the first time
     PROBATION_PASSED = "probation_passed"
     REGRESSED = "regressed"
     RETRY_DUE = "retry_due"
@@ -51,6 +52,7 @@ class Effect(StrEnum):
 
     CLOSE_GATE = "close_gate"
     OPEN_GATE = "open_gate"
+    REFUSE = "refuse"  # whoever waits or comes is told when to come again
     REPLACE_ENGINE = "replace_engine"  # drain, stop, start the target, canary
     APPLY_LIVE = "apply_live"  # the target's live knobs, and it is in force
     RESTART_CURRENT = "restart_current"  # target := the profile in force
@@ -80,6 +82,13 @@ TABLE: Mapping[tuple[Mode, Event], Row] = {
         M.ROLLING_BACK,
         (F.CLOSE_GATE, F.QUARANTINE_TARGET, F.RESTORE_DEFAULT),
     ),
+    # nothing is left to fall back to: it is tried again after a pause
+    **{
+        (mode, E.ENGINE_FLAPS): (M.DEGRADED, (F.SCHEDULE_RETRY, F.REFUSE))
+        for mode in (M.SERVING, M.PROBATION)
+    },
+    # it was overtaken by a session or a replacement
+    **{(mode, E.ENGINE_FLAPS): (mode, ()) for mode in (M.TUNING, M.DRAINING, M.ROLLING_BACK)},
     # the session sees its own engine die and records a failed trial
     (M.TUNING, E.ENGINE_DIED): (M.TUNING, ()),
     (M.TUNING, E.ENGINE_KEEPS_DYING): (M.TUNING, ()),
@@ -116,7 +125,7 @@ TABLE: Mapping[tuple[Mode, Event], Row] = {
     (M.ROLLING_BACK, E.ENGINE_DIED): (M.ROLLING_BACK, ()),
     (M.ROLLING_BACK, E.ENGINE_KEEPS_DYING): (M.ROLLING_BACK, ()),
     (M.ROLLING_BACK, E.ENGINE_READY): (M.SERVING, (F.COMMIT_TARGET, F.OPEN_GATE)),
-    (M.ROLLING_BACK, E.START_FAILED): (M.DEGRADED, (F.SCHEDULE_RETRY,)),
+    (M.ROLLING_BACK, E.START_FAILED): (M.DEGRADED, (F.SCHEDULE_RETRY, F.REFUSE)),
     (M.RECOVERING, E.DRAINED): (M.RECOVERING, ()),
     (M.RECOVERING, E.ENGINE_READY): (M.SERVING, (F.COMMIT_TARGET, F.OPEN_GATE)),
     (M.RECOVERING, E.START_FAILED): (M.ROLLING_BACK, (F.QUARANTINE_TARGET, F.RESTORE_DEFAULT)),

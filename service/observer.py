@@ -10,6 +10,7 @@ from profiles.classes import RequestClass
 from profiles.errors import UnavailableError
 from service.gateway_client import GatewayClient
 from service.traffic import ClassTraffic, Record, Window, summarise
+from tuner.config import PolicyConfig
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +22,21 @@ RETRY_S = 0.5
 class Observer:
     """Reads request records from the gateway and keeps the window of the last minutes."""
 
-    def __init__(
-        self, gateway: GatewayClient, *, span_s: float, kept_s: float, min_requests: int
-    ) -> None:
+    def __init__(self, gateway: GatewayClient, policy: PolicyConfig) -> None:
         self._gateway = gateway
-        self._span_s = span_s
-        self._kept_s = max(span_s, kept_s)
-        self._min_requests = min_requests
+        self.configure(policy)
         self._records: deque[Record] = deque(maxlen=KEPT_RECORDS)
         self._loads: dict[RequestClass, str] = {}
         self._next = 0
         self.seen: dict[str, ClassTraffic] = {}  # newest sight of every workload class
         self.last_plain_at: float | None = None
         self.lost = 0  # records that the gateway dropped because nobody read them
+
+    def configure(self, policy: PolicyConfig) -> None:
+        """Look at traffic with these settings from now on."""
+        self._span_s = policy.window_s
+        self._kept_s = max(policy.window_s, policy.probation_s)
+        self._min_requests = policy.min_requests
 
     async def pump(self) -> None:
         """Read records until cancelled; a gateway that is away is asked again."""

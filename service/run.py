@@ -34,10 +34,13 @@ log = logging.getLogger("tuner.run")
 BACKLOG = 1024
 OKAY_S = 10.0  # a child that lived shorter has failed to start
 RESTART_S = 0.5
+DEAF_S = 1.0  # a child that begins would be ended by SIGHUP
 GIVE_UP = 5  # failed starts in a row
 ABORT_S = 3.0  # for the stacks of a wedged child
 STOP_GRACE_S = 30.0  # beyond drain and engine stop
-# statuses that a restart cannot mend
+PATIENCE_S = 30.0  # longest pause before a child that has served is tried again
+# statuses that a restart cannot mend, unless the child has served before: then a disk has filled
+# up, a file was edited, and the others need not go down with it
 FINAL = frozenset({ExitCode.UNAVAILABLE, ExitCode.STORE, ExitCode.BUSY, ExitCode.CONFIG})
 
 
@@ -53,6 +56,7 @@ class Child:
     started: float = 0.0
     aborted: float | None = None  # when it was found wedged
     failures: int = 0
+    proven: bool = False  # it has served: what is wrong now is new, and may pass
     due: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -85,6 +89,15 @@ class Child:
             log.error("%s is wedged: no beat in time, aborted", self.name)
             self.aborted = time.monotonic()
             self.process.send_signal(signal.SIGABRT)
+
+    def hang_up(self) -> bool:
+        """Have it read its configuration again; False when it cannot hear yet."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        if time.monotonic() - self.started < DEAF_S:
+            return False
+        self.process.send_signal(signal.SIGHUP)
+        return True
 
     def stop(self, timeout_s: float, meanwhile: Callable[[], None]) -> None:
         """SIGTERM, then SIGKILL after the timeout; `meanwhile` is called every second or so."""
@@ -168,12 +181,16 @@ def supervise(
         path = Paths.of(config).run / f"notify-{child.name}.sock"
         child.ward = Ward(path, notifier.watchdog_s)
     report = Report(notifier, both)
-    stopped: list[int] = []
-    wake_read = _woken_by_signals(stopped)
+    heard_of: list[int] = []  # signals
+    wake_read = _woken_by_signals(heard_of)
     log.info("listening on http://%s/v1", config.gateway.listen)
     status = 0
     try:
-        while not stopped:
+        while not _ends(heard_of):
+            if signal.SIGHUP in heard_of and daemon.hang_up():
+                heard_of.clear()
+                with contextlib.suppress(TunerError):  # tunerd says what is wrong with it
+                    config = load(file)
             for child in both:
                 status = _tend(child)
                 if status:
@@ -194,22 +211,26 @@ def supervise(
     return 0
 
 
-def _woken_by_signals(stopped: list[int]) -> int:
-    """A descriptor that can be read after each signal; those that end us are put in the list."""
+def _woken_by_signals(heard_of: list[int]) -> int:
+    """A descriptor that can be read after each signal; those to act on are put in the list."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
 
     def on_signal(number: int, _: FrameType | None) -> None:
-        if number != signal.SIGCHLD:
-            stopped.append(number)
+        if number != signal.SIGCHLD and number not in heard_of:
+            heard_of.append(number)
         try:
             os.write(wake_write, b".")
         except BlockingIOError:
             return  # it is awake
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, on_signal)
     return wake_read
+
+
+def _ends(heard_of: list[int]) -> bool:
+    return signal.SIGTERM in heard_of or signal.SIGINT in heard_of
 
 
 class Report:
@@ -258,17 +279,22 @@ def _tend(child: Child) -> int:
             return 0
         lived = now - child.started
         child.process = None
-        if code in FINAL:
+        child.proven = child.proven or lived >= OKAY_S
+        if code in FINAL and not child.proven:
             return code
         if code == 0 and child.name == "tunerd":
             log.info("tunerd was asked to stop")
             return -1  # `tuner stop`: an orderly end of everything
         child.failures = child.failures + 1 if lived < OKAY_S else 0
-        if child.failures >= GIVE_UP:
+        if child.failures >= GIVE_UP and code not in FINAL:
             log.error("%s died %d times in a row, status %s", child.name, child.failures, code)
             return int(ExitCode.INTERNAL)
-        child.due = now + RESTART_S * 2**child.failures
-        log.warning("%s ended with status %s after %.0f s, restarting", child.name, code, lived)
+        pause_s = min(RESTART_S * 2**child.failures, PATIENCE_S)
+        child.due = now + pause_s
+        log.warning(
+            "%s ended with status %s after %.0f s, restarting in %g s",
+            *(child.name, code, lived, pause_s),
+        )
     if now >= child.due:
         child.start()
         child.due = now + 3600.0

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -73,6 +73,10 @@ class Slot:
         """Call this whenever an engine ends without having been asked to."""
         self._on_death = callback
 
+    def configure(self, config: Config) -> None:
+        """Go on with other settings; those of a command line have to stay as they are."""
+        self._config = config
+
     @property
     def eta_s(self) -> float:
         """Expected seconds of an engine start."""
@@ -127,7 +131,7 @@ class Slot:
         Raises:
             EngineStartError: the new engine did not come up; the slot is empty.
         """
-        async with self._lock:
+        async with self._lock, _sentences():
             plan = self.plan(knobs, profile=profile, purpose=purpose)
             await self.hold(f"the engine is replaced by {knobs.label()}", eta_s=self.eta_s)
             inject.at(inject.Point.HELD)
@@ -203,7 +207,7 @@ class Slot:
                 hint="A restart of the engine makes a new one.",
             ) from error
         inject.at(inject.Point.KNOBS_PUT)
-        await asyncio.to_thread(engine.record.write, self._paths.engine_record)
+        await asyncio.to_thread(self._write_down, engine.record)
         inject.at(inject.Point.KNOBS_RECORDED)
         if self._wish is not None and self._wish["engine"] is not None:  # records name the profile
             wish = self._wish
@@ -215,7 +219,14 @@ class Slot:
         """Make the engine of a trial the one that serves a profile."""
         if self.engine is not None:
             self.engine.record = replace(self.engine.record, profile=profile, purpose="serve")
-            self.engine.record.write(self._paths.engine_record)
+            self._write_down(self.engine.record)
+
+    def _write_down(self, record: EngineRecord) -> None:
+        """Keep the record of a running engine; an old one is put right when it is adopted."""
+        try:
+            record.write(self._paths.engine_record)
+        except OSError as error:
+            log.warning("the record of the engine cannot be written: %s", error.strerror)
 
     async def drain(self) -> None:
         """Let running requests finish until the deadline, then cut what is left."""
@@ -240,6 +251,10 @@ class Slot:
     async def hold(self, reason: str, *, eta_s: float) -> None:
         """Close the gate: new requests wait in the gateway."""
         await self._route("hold", reason, eta_s=eta_s, ttl_s=eta_s + HOLD_GRACE_S)
+
+    async def refuse(self, reason: str, *, eta_s: float) -> None:
+        """Shut the gate: who waits or comes gets 503, and when to come again."""
+        await self._route("refuse", reason, eta_s=eta_s)
 
     async def release(self, reason: str = "") -> None:
         """Open the gate to the engine in the slot; without one it stays closed."""
@@ -315,3 +330,19 @@ class Slot:
                 self._on_death()
 
         engine.on_death(died)
+
+
+@contextlib.asynccontextmanager
+async def _sentences() -> AsyncIterator[None]:
+    """Say what an engine's files lack; nothing of a start that failed is left.
+
+    Raises:
+        UnavailableError: a file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(
+            f"Cannot write what an engine needs: {error.strerror or error}.",
+            hint="Make room in state_dir and runtime_dir.",
+        ) from error

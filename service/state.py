@@ -1,13 +1,13 @@
 """What the daemon works with, and the state that only its loop changes."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from profiles.platform import Platform
 from profiles.profile import Profile, default_profile
 from service.archive import Archive
+from service.deaths import Deaths
 from service.gateway_client import GatewayClient
 from service.holds import Holds
 from service.lab import Lab
@@ -15,12 +15,10 @@ from service.live_loop import LiveLoop
 from service.modes import Mode
 from service.observer import Observer
 from service.policy import Decision, Ledger
+from service.reload import Reloaded
 from service.slot import Slot
 from service.table_sweep import SweepRequest
 from tuner.config import Config
-
-DEATHS_S, DEATHS = 600.0, 3  # so many deaths within so many seconds: the engine keeps dying
-RETRY_FIRST_S = 5.0
 
 
 @dataclass(kw_only=True)
@@ -37,8 +35,8 @@ class Parts:
     live: LiveLoop | None = None
     holds: Holds = field(default_factory=Holds)
     leave_engine: bool = False  # under systemd an engine outlives its daemon
-    # raises when the configuration on disk is another one than ours: an engine's launcher, which
-    # reads it too, then refuses our orders
+    # raises when something on disk waits for a restart: an engine's launcher, which reads the
+    # configuration too, then refuses our orders
     check_config: Callable[[], None] = lambda: None
 
 
@@ -58,14 +56,15 @@ class State:
     manual: Profile | None = None
     ledger: Ledger = field(default_factory=Ledger)
     decision: Decision | None = None
-    retry_s: float = RETRY_FIRST_S
-    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=DEATHS))
+    deaths: Deaths = field(default_factory=Deaths)
+    trouble: str = "no engine starts"  # why nothing serves, while nothing does
     switched_at: float = 0.0  # start of the probation
     tuning: tuple[str, ...] = ()
     sweep: SweepRequest | None = None  # a table instead of a search
     tuned_by_hand: bool = False
     tuned_at: float = 0.0
     stale: set[str] = field(default_factory=set)  # classes whose promotion should be repeated
+    reloaded: Reloaded | None = None  # None: the file was read at the start only
     again: bool = False  # the session repeats promotions, without a search
 
 

@@ -69,6 +69,7 @@ async def status(daemon: Daemon, telemetry: Telemetry, started_at: float) -> dic
         if progress is None
         else {"active": state.mode == "tuning", **asdict(progress)},
         "restarts": parts.slot.restarts,
+        "reload": None if state.reloaded is None else asdict(state.reloaded),
         "events": [event(e) for e in await archive.call(archive.store.events, EVENTS)],
     }
 

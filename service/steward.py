@@ -6,11 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from profiles.classes import LOADS, Lengths, Sampling, WorkloadClass
-from profiles.errors import ConflictError, InvalidKnobsError, TunerError
+from profiles.errors import ConflictError, TunerError
 from profiles.profile import Evidence, Origin, Profile
 from service.aging import Age, older, stale
 from service.books import Books
+from service.class_names import check_class
 from service.holds import allowed
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
@@ -237,6 +237,7 @@ class Steward:
         """
         if choice == "auto":
             self.state.manual = None
+            self.retry()
             return "the policy decides again"
         profile = await self.chosen(choice)
         self.state.manual = profile
@@ -263,6 +264,11 @@ class Steward:
         await archive.check_choice(profile)
         return profile
 
+    def retry(self) -> None:
+        """Try now what would be tried after a pause."""
+        if self.state.mode is Mode.DEGRADED:
+            self._post(Event.RETRY_DUE)
+
     async def tune(self, workloads: Sequence[str], *, by_hand: bool) -> tuple[str, ...]:
         """Ask for a session over these classes, all seen ones if none is named.
 
@@ -274,7 +280,7 @@ class Steward:
             raise ConflictError(f"Cannot tune while {self.state.mode}.", hint="Try again later.")
         self._check_sensors()
         for workload in workloads:
-            _check_class(workload)
+            check_class(workload)
         refusal = self.parts.lab.refusal()
         if refusal is not None:
             raise ConflictError(f"Cannot tune: {refusal}.", hint="Set tuning.objective to another.")
@@ -303,7 +309,7 @@ class Steward:
         self._check_sensors()
         if request.workload is not None:
             full = request.workload
-            _check_class(full if full.count(".") == 2 else f"{full}.mid")
+            check_class(full if full.count(".") == 2 else f"{full}.mid")
         knobs, lengths = self.parts.lab.sweep_knobs(request)
         self.state.sweep, self.state.tuned_by_hand = request, True
         self._post(Event.TUNE_WANTED)
@@ -337,14 +343,3 @@ class Steward:
         if self.state.tuned_by_hand or last is None or last < self.state.since:
             return None
         return "live traffic is back"
-
-
-def _check_class(workload: str) -> None:
-    try:
-        WorkloadClass.parse(workload)
-    except ValueError as error:
-        raise InvalidKnobsError(
-            f"{workload!r} is not a workload class.",
-            hint=f"A class is SAMPLING.LENGTHS.LOAD: {' or '.join(Sampling)}; "
-            f"{' or '.join(Lengths)}; {' or '.join(LOADS)}.",
-        ) from error

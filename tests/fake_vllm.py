@@ -26,6 +26,9 @@ again at every request, so that a test can change its mind. Keys, all optional:
     scale           multiplies that speed (1)
     chunk_bytes     pad every chunk to this size
     health          "ok", "hang", or a status
+    metrics         "hang": no answer to /metrics
+    frozen          true: the core does nothing any more, so that counters stay as they are; /health
+                    goes on, and new requests get no answer
     fail            {"kind": KIND, "after": N chunks, "times": M requests (all), "status": 500}
       status        answer with this status and an OpenAI error
       reset         close the connection before any header
@@ -91,6 +94,14 @@ def script() -> dict[str, Any]:
     return json.loads(os.environ.get("FAKE_VLLM", "{}"))
 
 
+async def thawed() -> dict[str, Any]:
+    """The same for a request, which a frozen core does not even see."""
+    wanted = script()
+    if wanted.get("frozen"):
+        await asyncio.sleep(3600)
+    return wanted
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags that this vLLM accepts; any other one ends it."""
     made = argparse.ArgumentParser(prog="api_server.py", add_help=False)
@@ -108,6 +119,7 @@ class Service:
 
     def __init__(self, engine: Engine, live: Live | None = None) -> None:
         self.engine = engine
+        self.page = engine.metrics()  # as it was last counted
         self.count = live.run if live is not None else lambda _: None  # the steps of an answer
 
     def application(self) -> web.Application:
@@ -136,7 +148,12 @@ class Service:
         return web.Response(status=200 if wanted == "ok" else int(wanted))
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text=self.engine.metrics())
+        wanted = script()
+        if wanted.get("metrics") == "hang":
+            await asyncio.sleep(3600)
+        if not wanted.get("frozen"):
+            self.page = self.engine.metrics()
+        return web.Response(text=self.page)
 
     async def models(self, _: web.Request) -> web.Response:
         card = {"id": self.engine.model, "object": "model", "max_model_len": 4096}
@@ -173,7 +190,7 @@ class Service:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """One completion; counted as running until it is answered, failed or cancelled."""
-        engine, wanted = self.engine, script()
+        engine, wanted = self.engine, await thawed()
         engine.requests += 1
         fail = dict(wanted.get("fail", {}))
         if engine.requests > fail.get("times", engine.requests):

@@ -1,4 +1,4 @@
-"""Clients that leave, and how soon their engine knows."""
+"""Clients that leave, and how soon that is known."""
 
 import asyncio
 import contextlib
@@ -30,19 +30,24 @@ async def reading(ask, *, stream):
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def leaves(engine, begun):
-    """Let requests begin at the engine and their client leave, until one of them was quick.
+async def leaves_between(begun, arrived, gone):
+    """Let requests arrive and their client leave, until one of them was gone quickly.
 
     `begun()` is a context of a request, which yields a function that makes the client leave.
-    How many seconds it took until the engine knew, and how many requests there were.
+    How many seconds it took until it was gone, and how many requests there were.
     """
     took = []
     while not took or (len(took) < TRIES and took[-1] >= CANCEL_S):
         async with begun() as leave:
-            await until(lambda: engine.runs(1))
+            await until(arrived)
             await asyncio.sleep(READ_S)
             await leave()
             left = time.monotonic()
-            await until(lambda: engine.runs(0))
+            await until(gone)
             took.append(time.monotonic() - left)
     return took[-1], len(took)
+
+
+async def leaves(engine, begun):
+    """The same with what an engine sees: a request runs there, and then none does."""
+    return await leaves_between(begun, lambda: engine.runs(1), lambda: engine.runs(0))

@@ -125,6 +125,7 @@ class Stage:
     environment: dict[str, str] = field(default_factory=dict)  # for everything that it starts
     code: str | None = None  # to run in place of `service.run`
     tree: dict[str, str] = field(default_factory=dict)  # source of the vLLM that is found
+    headers: dict[str, str] = field(default_factory=dict)  # of the last answer
 
     @property
     def state(self) -> Path:
@@ -150,6 +151,7 @@ class Stage:
                 "runtime_dir": str(self.folder / "run"),
                 "engine": {
                     "model": "fake/model",
+                    "exclusive": False,  # tests run side by side
                     "command": [sys.executable, str(FAKE)],
                     "start_timeout_s": DEADLINE_S,
                     "stall_timeout_s": DEADLINE_S,
@@ -309,6 +311,7 @@ class Stage:
         with contextlib.closing(connection):
             connection.request("POST", "/v1/completions", json.dumps(body), headers)
             response = connection.getresponse()
+            self.headers = dict(response.getheaders())
             try:
                 raw, whole = response.read(), True
             except http.client.IncompleteRead as error:

@@ -130,9 +130,10 @@ class Struck:
             prompt = f"meanwhile {number}"
             try:
                 reply = self.stage.complete(prompt, 4)
-                if not reply.right(prompt, 4):
+                refused = reply.status == 503 and "No engine stays up" in str(reply.error)
+                if not refused and not reply.right(prompt, 4):
                     self.wrong.append(f"meanwhile: {reply}")
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 self.wrong.append(f"meanwhile: {error}")
 
     # --- what makes tunerd pass the points ------------------------------------------------------
@@ -225,6 +226,7 @@ WAYS = {
     before(Effect.RESTORE_LAST_GOOD): Struck.fail_switch,
     before(Effect.RESTORE_DEFAULT): Struck.die_for_good,
     before(Effect.SCHEDULE_RETRY): Struck.nothing_starts,
+    before(Effect.REFUSE): Struck.nothing_starts,
     before(Effect.BEGIN_TUNING): Struck.tune,
     Point.TRIAL_OPENED: Struck.tune,
     Point.TRIAL_STARTED: Struck.tune,

@@ -32,6 +32,7 @@ listen = "127.0.0.1:{port}"
 drain_s = 60
 [engine]
 model = {model}
+exclusive = false # tests run side by side
 args = [
   "--served-model-name", "demo", "--max-model-len", "1024", "--enforce-eager",
   "--dtype", "float32", # oneDNN has no bfloat16 matmul without AVX-512 and falls back

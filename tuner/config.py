@@ -47,7 +47,7 @@ class GatewayConfig(Section):
     header_timeout_s: PositiveFloat = 15.0
     # without a byte of a body, then 408; beyond this time a body must come at 1 KiB/s
     body_timeout_s: PositiveFloat = 30.0
-    # without the client reading what is ready for it (64 KiB and the kernel's buffers); then it
+    # without the client reading what is ready for it (80 KiB and what is under way); then it
     # counts as gone, and the engine stops
     write_timeout_s: PositiveFloat = 120.0
     max_body_mib: PositiveInt = 64  # larger bodies get 413
@@ -100,6 +100,12 @@ class EngineConfig(Section):
     start_timeout_s: PositiveFloat = 900.0  # from spawn to a passed canary, then the start failed
     stall_timeout_s: PositiveFloat = 600.0  # without a new log line while starting, then it failed
     stop_timeout_s: PositiveFloat = 20.0  # after SIGTERM, then SIGKILL to the group
+    # requests run and none of vLLM's counters moves, or a short completion has no answer: then it
+    # is killed and started again; longer than any step, the compiling of a new kernel included
+    hang_s: PositiveFloat = 120.0
+    canary_s: PositiveFloat = 300.0  # without a request, then such a completion of 4 tokens
+    # no other tunerd may use the same GPUs or, without any, this host; taken: exit 75
+    exclusive: bool = True
     default: Knobs = Knobs()  # the operator's own configuration: what a profile has to beat
 
 

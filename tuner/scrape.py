@@ -15,6 +15,7 @@ RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 PREEMPTIONS = "vllm:num_preemptions_total"
 KV_USAGE = "vllm:kv_cache_usage_perc"
+ITERATIONS = "vllm:iteration_tokens_total_count"  # steps that gave tokens
 STEP_SUM = "vllm:inter_token_latency_seconds_sum"
 STEP_COUNT = "vllm:inter_token_latency_seconds_count"
 DRAFTS = "vllm:spec_decode_num_drafts_total"
@@ -28,7 +29,7 @@ STARTED = "process_start_time_seconds"
 _WANTED = frozenset(
     {
         GENERATION, PROMPT, RUNNING, WAITING, PREEMPTIONS, KV_USAGE,
-        STEP_SUM, STEP_COUNT, DRAFTS, DRAFT_TOKENS, ACCEPTED, ACCEPTED_AT,
+        ITERATIONS, STEP_SUM, STEP_COUNT, DRAFTS, DRAFT_TOKENS, ACCEPTED, ACCEPTED_AT,
         CACHE_QUERIES, CACHE_HITS, STARTED,
     }
 )  # fmt: skip
@@ -53,6 +54,7 @@ class EngineCounters:
     kv_usage: float | None  # 0-1, the fullest rank
     cache_queries: int = 0  # prompt tokens that were looked up in the prefix cache
     cache_hits: int = 0
+    iterations: int | None = None
     # who the engine is: what differs between two readings is another engine
     started_at: float | None = None  # of the server process, seconds since the epoch
     models: frozenset[str] = frozenset()
@@ -113,6 +115,7 @@ def parse_counters(text: str) -> EngineCounters:
         kv_usage=max((sample.value for sample in series.get(KV_USAGE, ())), default=None),
         cache_queries=count(CACHE_QUERIES) or 0,
         cache_hits=count(CACHE_HITS) or 0,
+        iterations=count(ITERATIONS),
         started_at=max((sample.value for sample in series.get(STARTED, ())), default=None),
         models=frozenset(
             sample.labels["model_name"]

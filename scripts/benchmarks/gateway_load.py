@@ -19,6 +19,7 @@ class Load:
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         parts = urlsplit(url)
+        self.socket = parts.path if parts.scheme == "unix" else None
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
         self.headers = headers
         self.firsts: list[float] = []
@@ -39,7 +40,7 @@ class Load:
         head = [f"POST {PATH} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         head += [f"{name}: {value}" for name, value in self.headers.items()]
         head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-        reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+        reader, writer = await self._connect()
         began = time.monotonic()
         writer.write("\r\n".join([*head, "Connection: close", "", ""]).encode() + body)
         seen = 0
@@ -58,12 +59,25 @@ class Load:
         self.failed += seen != count
         writer.close()
 
-    async def run(self, streams: int, count: int, token_s: float) -> None:
-        """So many streams, begun spread over one interval so that chunks do not come in step."""
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self.socket is not None:
+            return await asyncio.open_unix_connection(self.socket, limit=1 << 20)
+        return await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+
+    async def run(self, streams: int, count: int, token_s: float, lasting_s: float = 0.0) -> None:
+        """So many streams, each followed by another until the time is over.
+
+        They begin spread over one interval, so that chunks do not come in step, or over the length
+        of a stream when they are followed by others.
+        """
+        spread_s = token_s * (count if lasting_s else 1)
+        end = time.monotonic() + lasting_s
 
         async def one(index: int) -> None:
-            await asyncio.sleep(index * token_s / streams)
+            await asyncio.sleep(index * spread_s / streams)
             await self.stream(count, token_s)
+            while time.monotonic() < end:
+                await self.stream(count, token_s)
 
         await asyncio.gather(*(one(index) for index in range(streams)))
 
@@ -76,11 +90,12 @@ async def main() -> None:
     parser.add_argument("--streams", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--token-s", type=float, required=True)
+    parser.add_argument("--lasting-s", type=float, default=0.0)
     options = parser.parse_args()
     headers = dict(line.split(": ", 1) for line in options.header)
     load = Load(options.url, headers)
     began = time.monotonic()
-    await load.run(options.streams, options.tokens, options.token_s)
+    await load.run(options.streams, options.tokens, options.token_s, options.lasting_s)
     json.dump(
         {
             "firsts": load.firsts,

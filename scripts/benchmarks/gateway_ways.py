@@ -17,6 +17,7 @@ import psutil
 from peers_process import end_group, free_port
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 COME_UP_S = 120.0  # LiteLLM imports for half a minute here
 KEY = "sk-bench"
 
@@ -38,6 +39,11 @@ class Way:
         """User and system time so far of the process and its children."""
         times = [process.cpu_times() for process in self._tree()]
         return sum(one.user + one.system for one in times)
+
+    def pin(self, cores: Sequence[int]) -> None:
+        """Keep its processes on these cores."""
+        for process in self._tree():
+            process.cpu_affinity(list(cores))
 
     def rss_mib(self) -> float:
         """Resident memory now."""
@@ -76,41 +82,68 @@ def reachable(port: int, what: str) -> None:
     raise SystemExit(f"{what} did not come up within {COME_UP_S:.0f} s.")
 
 
-def ways(stack: contextlib.ExitStack, folder: Path, litellm: Path | None) -> list[Way]:
-    """Start everything; the direct way first."""
-    upstream, port = folder / "upstream.sock", free_port()
-    script = str(HERE / "gateway_upstream.py")
-    pid = spawn(
-        stack,
-        folder,
-        "upstream",
-        [sys.executable, script, "--uds", str(upstream), "--port", str(port)],
-    )
-    reachable(port, "The upstream")
-    found = [Way(name="direct", url=f"http://127.0.0.1:{port}", pid=pid)]
-    found.append(tunerd(stack, folder, upstream))
+def ways(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    litellm: Path | None = None,
+    base: Path | None = None,
+) -> list[Way]:
+    """Start everything; the direct way first, and another checkout's gateway where one is named."""
+    socket_path, port = folder / "upstream.sock", free_port()
+    found = [upstream(stack, folder, socket_path, port), tunerd(stack, folder, socket_path)]
+    if base is not None:
+        before = tunerd(stack, folder, socket_path, root=base, name="tunerd gateway, before")
+        found.append(before)
     if shutil.which("nginx"):
-        found.append(nginx(stack, folder, upstream))
+        found.append(nginx(stack, folder, socket_path))
     if litellm is not None:
         found.append(lite(stack, folder, litellm, port))
     return found
 
 
-def tunerd(stack: contextlib.ExitStack, folder: Path, upstream: Path) -> Way:
-    """Our gateway, with the upstream as the engine in force."""
-    port, config = free_port(), folder / "tuner.toml"
+def upstream(stack: contextlib.ExitStack, folder: Path, socket_path: Path, port: int) -> Way:
+    """The scripted engine, and the way past every proxy."""
+    script = str(HERE / "gateway_upstream.py")
+    command = [sys.executable, script, "--uds", str(socket_path), "--port", str(port)]
+    pid = spawn(stack, folder, "upstream", command)
+    reachable(port, "The upstream")
+    return Way(name="direct", url=f"http://127.0.0.1:{port}", pid=pid)
+
+
+def tunerd(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    engine: Path,
+    *,
+    root: Path = ROOT,
+    name: str = "tunerd gateway",
+) -> Way:
+    """The gateway of a checkout, with the upstream as the engine in force."""
+    port, own = free_port(), folder / name.replace(" ", "-").replace(",", "")
+    own.mkdir()
+    config = own / "tuner.toml"
     config.write_text(
-        f'state_dir = "{folder}"\nruntime_dir = "{folder}/run"\n[engine]\nmodel = "m"\n'
+        f'state_dir = "{own}"\nruntime_dir = "{own}/run"\n[engine]\nmodel = "m"\n'
         f'[gateway]\nlisten = "127.0.0.1:{port}"\n',
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "service.gateway", "--config", str(config)]
-    pid = spawn(stack, folder, "gateway", command)
+    pid = spawn(stack, own, "gateway", command, PYTHONPATH=str(root.resolve()))
     reachable(port, "The gateway")
-    engine = {"socket": str(upstream), "token": "t", "profile": "p", "refuses_plain": False}
-    wish = {"gate": "open", "reason": "bench", "eta_s": None, "ttl_s": None, "engine": engine}
+    route(own / "run" / "gateway.sock", engine)
+    return Way(name=name, url=f"http://127.0.0.1:{port}", pid=pid)
+
+
+def route(admin_socket: Path, engine: Path) -> None:
+    """Put an engine in force.
+
+    Raises:
+        SystemExit: the gateway refused.
+    """
+    place = {"socket": str(engine), "token": "t", "profile": "p", "refuses_plain": False}
+    wish = {"gate": "open", "reason": "bench", "eta_s": None, "ttl_s": None, "engine": place}
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as admin:
-        admin.connect(str(folder / "run" / "gateway.sock"))
+        admin.connect(str(admin_socket))
         body = json.dumps(wish).encode()
         admin.sendall(
             b"PUT /route HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
@@ -120,7 +153,6 @@ def tunerd(stack: contextlib.ExitStack, folder: Path, upstream: Path) -> Way:
         answer = admin.recv(65536)
     if b" 200 " not in answer.split(b"\r\n")[0]:
         raise SystemExit(f"The gateway refused the route: {answer.decode()}")
-    return Way(name="tunerd gateway", url=f"http://127.0.0.1:{port}", pid=pid)
 
 
 def nginx(stack: contextlib.ExitStack, folder: Path, upstream: Path) -> Way:

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+from soaking import watch
 from soaking.checker import check
 from soaking.faults import BY_NAME, FAULTS, Fault
 from soaking.history import History
@@ -116,6 +117,8 @@ async def _soak(place: House, history: History, faults: list[Fault], *, seed: in
     history.facts = {
         "CPU of the soak": f"{own.ru_utime + own.ru_stime:.0f} s",
         "CPU of the service": f"{everything.ru_utime + everything.ru_stime:.0f} s",
+        **watch.counts(place.store),
+        "engine starts": len(list(place.state.glob("log/*"))),
         "log": f"{place.log.stat().st_size // 1024} KiB",
     }
 

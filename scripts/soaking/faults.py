@@ -69,6 +69,31 @@ FAULTS = (
     Fault(name="slow heads and bodies", act="slowloris", lasts_s=(8.0, 12.0)),
     Fault(name="status never read", act="never_read", lasts_s=(8.0, 12.0)),
     Fault(name="configuration edited", act="edit", ends=TUNERD),
+    # a restart in the midst of it; the gateway and the engine go on
+    Fault(
+        name="kill engine on a full disk",
+        act="fill_disk_and_kill",
+        target="engine",
+        lasts_s=(6.0, 12.0),
+        running=SOME,
+        later=SOME,
+        needs="mount",
+    ),
+    Fault(
+        name="kill tunerd on a full disk",
+        act="fill_disk_and_kill",
+        target="tunerd",
+        lasts_s=(6.0, 12.0),
+        ends=TUNERD,
+        needs="mount",
+    ),
+    Fault(
+        name="kill tunerd with a broken configuration",
+        act="break_config_and_kill",
+        target="tunerd",
+        lasts_s=(4.0, 8.0),
+        ends=TUNERD,
+    ),
     Fault(name="configuration broken", act="break_config", lasts_s=(3.0, 6.0)),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}

@@ -14,6 +14,7 @@ REST_S = (4.0, 9.0)  # without traffic after it
 LEAD_S = 10.0  # of undisturbed traffic at the start
 TAIL_S = 12.0  # the same at the end
 WATCHED = 0.5  # of the time, the last part of it, in which gateway and tunerd live on
+LONG_S = 480.0  # a shorter soak watches no memory: half of it is too short for a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,11 @@ class Step:
 def schedule(seed: int, length_s: float, faults: Sequence[Fault]) -> list[Step]:
     """Every fault once per round, each round in another order, lulls between them.
 
-    In the last part of the time no fault ends gateway or tunerd, so that their memory can be
+    In the last part of a long soak no fault ends gateway or tunerd, so that their memory can be
     watched over a long life.
     """
     draw = random.Random(seed)
+    watched_s = length_s * (1 - WATCHED) if length_s >= LONG_S else length_s
     steps: list[Step] = []
     deck: list[Fault] = []
     at_s, left, lull = LEAD_S, draw.randint(*BURST), False
@@ -42,7 +44,7 @@ def schedule(seed: int, length_s: float, faults: Sequence[Fault]) -> list[Step]:
         if lull:
             steps.append(Step(at_s=at_s, kind="lull"))
             at_s, left = at_s + draw.uniform(*LULL_S), draw.randint(*BURST)
-        fault = _next(draw, deck, faults, ends=at_s < length_s * (1 - WATCHED))
+        fault = _next(draw, deck, faults, ends=at_s < watched_s)
         if fault is None:
             break
         lasts_s = draw.uniform(*fault.lasts_s)

@@ -13,6 +13,7 @@ from soaking.history import Sample
 PROC = Path("/proc")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MIB = 1024 * 1024
+COUNTED = {"trials": "trial", "verdicts": "promotion", "profiles put in force": "in_force"}
 MODULES = {b"service.run": "supervisor", b"service.gateway": "gateway", b"service": "tunerd"}
 
 
@@ -96,6 +97,15 @@ def in_force(store: Path) -> str | None:
     with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
         row = database.execute("SELECT profile FROM in_force ORDER BY id DESC LIMIT 1").fetchone()
     return None if row is None else str(row[0])
+
+
+def counts(store: Path) -> dict[str, int]:
+    """How much took place, by the store."""
+    with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:
+        return {
+            name: int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+            for name, table in COUNTED.items()
+        }
 
 
 def files_with(folder: Path, marker: bytes) -> tuple[list[str], int]:

@@ -29,6 +29,7 @@ drain_s = 60
 
 [engine]
 model = {model}
+exclusive = false # it runs beside whatever runs here
 args = [
   "--served-model-name", "demo", "--max-model-len", "1024", "--enforce-eager",
   "--dtype", "float32", # oneDNN has no bfloat16 matmul without AVX-512 and falls back

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import faulthandler
+import gc
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,15 @@ from service.notify import Notifier
 from tuner.config_file import load
 
 
+def settle() -> None:
+    """Take what the imports made out of the garbage collector's sight.
+
+    A full collection walked these 50 000 objects: 20 ms in which no stream moved.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> int:
     """Run the gateway; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m service.gateway", description=__doc__)
@@ -26,6 +36,7 @@ def main() -> int:
     faulthandler.enable()  # a watchdog's SIGABRT leaves the stacks
     try:
         config = load(arguments.config)
+        settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             listener = inherited(os.environ, os.getpid())
             runner.run(serve(config, listener, Notifier.of(os.environ, os.getpid())))

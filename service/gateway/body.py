@@ -56,6 +56,8 @@ async def read(request: web.BaseRequest, limit: int, pause_s: float) -> bytes:
 
 
 async def _next(request: web.BaseRequest, deadline: float, pause_s: float) -> bytes:
+    if request.content.is_eof():  # a small one comes with its head: nothing to wait for
+        return request.content.read_nowait()
     async with asyncio.timeout(min(pause_s, max(deadline - time.monotonic(), 0.0))):
         return await request.content.readany()
 

@@ -37,7 +37,8 @@ class Comments:
                     await call.awake.wait()
             except TimeoutError:
                 opened = call.opened or await _open(call)
-                await taken(opened.write(comment(self._router.left_s)), self._write_s)
+                writing = opened.write(comment(self._router.left_s))
+                await taken(call.request, writing, self._write_s)
             else:
                 return
         await call.awake.wait()

@@ -24,7 +24,7 @@ from tuner.config import Config
 
 log = logging.getLogger(__name__)
 
-_REJECTED = frozenset({"hold_full", "hold_timeout", "bad_request"})
+_REJECTED = frozenset({"hold_full", "hold_timeout", "refused", "bad_request"})
 
 
 class Door:

@@ -157,6 +157,12 @@ class HoldTimeoutError(RetryError):
     outcome = "hold_timeout"
 
 
+class NothingServesError(RetryError):
+    """No engine stays up; it is tried again after a pause."""
+
+    outcome = "refused"
+
+
 class StoppingError(RetryError):
     """The gateway is stopping."""
 

@@ -1,10 +1,10 @@
-"""P: who may go to the engine now and who waits; the one owner of both counts."""
+"""P: who may go to the engine now, who waits and who need not; the one owner of both counts."""
 
 import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.gateway.errors import HoldFullError
+from service.gateway.errors import HoldFullError, NothingServesError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,12 @@ class Held:
 
 @dataclass(kw_only=True)
 class Gate:
-    """Open or holding; waiting requests are released in order of arrival."""
+    """Open, holding or refusing; waiting requests are released in order of arrival."""
 
     limits: Limits
     idle: Callable[[], None] = lambda: None  # called when the last request leaves the engine
     is_open: bool = False
+    refuses: bool = False  # nothing serves for now, and nobody waits for it
     engine: Engine | None = None
     suspect: str | None = None  # token of an engine that does not answer
     in_flight: int = 0
@@ -92,8 +93,11 @@ class Gate:
         """Let a new request go or wait.
 
         Raises:
+            NothingServesError: nobody waits now.
             HoldFullError: it would have to wait and there is no room.
         """
+        if self.refuses:
+            raise NothingServesError
         self._numbers += 1
         ticket = Ticket(number=self._numbers, size=size, plain=plain, wake=wake)
         if self._admits(ticket):
@@ -114,6 +118,8 @@ class Gate:
             ticket.wake()
         else:
             self._hold(ticket, now)
+            if self.refuses:
+                ticket.wake()
 
     def leave(self, ticket: Ticket, now: float) -> None:
         """The request is over, wherever it was; a second call changes nothing."""
@@ -126,12 +132,21 @@ class Gate:
         else:
             self._finish(ticket)
 
-    def route(self, *, is_open: bool, engine: Engine | None, now: float) -> None:
-        """Put a route in force and release whom it lets go."""
+    def route(
+        self, *, is_open: bool, engine: Engine | None, now: float, refuses: bool = False
+    ) -> None:
+        """Put a route in force and release whom it lets go, or wake all to hear that it does not.
+
+        Who is woken without an engine has to leave.
+        """
         self.is_open = is_open
+        self.refuses = refuses
         self.engine = engine
         if engine is not None and engine.token != self.suspect:
             self.suspect = None
+        if refuses:
+            for ticket in self._waiting:
+                ticket.wake()
         self._release(now)
 
     def doubt(self, token: str) -> bool:

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from service.gateway import errors
+from service.gateway.writing import UNSENT_BYTES
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -90,6 +91,8 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock, or refuse."""
         super().connection_made(transport)
+        if self.transport is not None:
+            self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
         name = transport.get_extra_info("peername")
         address = str(name[0]) if isinstance(name, tuple) else ""  # unix: all are one
         if self._guard.admit(self, address):
@@ -106,6 +109,13 @@ class Connection(RequestHandler):
             self._disarm()
         elif waited and data and self._timer is None:
             self._arm()
+
+    def eof_received(self) -> None:
+        """Take half a close for a whole one, as vLLM's own server and nginx do.
+
+        Tunnels and Docker's proxy pass on no more than this of a client that left, so whoever kept
+        the connection would let the engine work for nobody.
+        """
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count it out."""

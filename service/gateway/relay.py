@@ -13,8 +13,8 @@ from service.gateway.call import EVENT_STREAM, Call, upstream_headers
 from service.gateway.comments import Comments, beginning, continues
 from service.gateway.gate import Engine
 from service.gateway.route import Router
-from service.gateway.upstream import Pool, fail_when_lost
-from service.gateway.writing import taken
+from service.gateway.upstream import BUFFER_BYTES, Pool, fail_when_lost
+from service.gateway.writing import passed_on, taken
 
 RESENDS = 2  # of a request that has had no answer when its engine went away
 _SENTENCES = {
@@ -27,6 +27,13 @@ _SENTENCES = {
 
 class EmptyStreamError(aiohttp.ClientPayloadError):
     """The engine ended a stream before its first event."""
+
+
+class _Answer(web.StreamResponse):
+    """An answer whose head goes out with its first chunk, which is here when the head is made."""
+
+    # as aiohttp's own web.Response: one packet, one call of the kernel, one wake of the client
+    _send_headers_immediately = False
 
 
 class Relay:
@@ -64,7 +71,7 @@ class Relay:
             call.ticket = self._gate.enter(
                 size=len(call.body), plain=plain, now=time.monotonic(), wake=call.awake.set
             )
-        except errors.HoldFullError as error:
+        except errors.RetryError as error:
             error.retry_after_s = self._router.retry_after_s
             raise
         while True:
@@ -96,6 +103,8 @@ class Relay:
                         retry_after_s=self._router.retry_after_s
                     ) from None
         call.awake.clear()
+        if ticket.engine is None and self._gate.refuses and not self.stopping:
+            raise errors.NothingServesError(retry_after_s=self._router.retry_after_s)
         if ticket.engine is None:
             raise errors.StoppingError
         return ticket.engine
@@ -138,7 +147,7 @@ class Relay:
         call.streaming = upstream.content_type == EVENT_STREAM
         # nothing is committed before the first chunk: vLLM sends the headers of a stream long
         # before its first token, and an engine may die in between
-        chunk = await upstream.content.readany()
+        chunk = await upstream.content.read(BUFFER_BYTES)
         if call.streaming and not chunk and _has_an_end(call, upstream):
             raise EmptyStreamError
         if call.streaming:
@@ -149,10 +158,10 @@ class Relay:
         except ConnectionError:
             raise errors.ClientGoneError from None
         while chunk:
-            await taken(response.write(chunk), self._write_s)
+            await passed_on(call.request, response, chunk, self._write_s)
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)
-            chunk = await upstream.content.readany()
+            chunk = await upstream.content.read(BUFFER_BYTES)
         if call.ticket is not None:  # the engine is done; a slow reader must not delay a drain
             self._gate.leave(call.ticket, time.monotonic())
         tail = call.tail.bytes()
@@ -161,7 +170,7 @@ class Relay:
             return await self._break(
                 call, "engine_error" if failed else "truncated", say=not failed
             )
-        await taken(response.write_eof(), self._write_s)
+        await taken(call.request, response.write_eof(), self._write_s)
         if failed or upstream.status >= 500:
             call.end("engine_error")
         else:
@@ -183,7 +192,7 @@ class Relay:
         fields["X-Request-Id"] = call.request_id  # not the stamped one that the engine echoes
         if call.streaming:
             fields.setdefault("X-Accel-Buffering", "no")  # nginx would collect the stream
-        call.response = call.opened or web.StreamResponse(
+        call.response = call.opened or _Answer(
             status=upstream.status, reason=upstream.reason, headers=fields
         )
         call.status = upstream.status

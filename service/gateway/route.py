@@ -22,7 +22,7 @@ class RouteWish(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gate: Literal["open", "hold"]
+    gate: Literal["open", "hold", "refuse"]
     reason: str = Field(default="", max_length=1000)
     engine: Engine | None = None
     eta_s: float | None = Field(default=None, ge=0)  # until requests are served again
@@ -65,7 +65,12 @@ class Router:
         if wish.gate == "hold" and wish.ttl_s is not None:
             last = wish.engine or self._last
             self._ttl = asyncio.create_task(self._expire(last, wish.ttl_s), name="hold ttl")
-        self._set(is_open=wish.gate == "open", reason=wish.reason, engine=wish.engine)
+        self._set(
+            is_open=wish.gate == "open",
+            reason=wish.reason,
+            engine=wish.engine,
+            refuses=wish.gate == "refuse",
+        )
 
     def lost(self, engine: Engine) -> None:
         """A connection to this engine broke before it answered: hold until it or another does."""
@@ -92,7 +97,7 @@ class Router:
         engine = gate.engine
         silent = engine is not None and gate.suspect == engine.token
         return {
-            "gate": "open" if gate.passing else "hold",
+            "gate": "open" if gate.passing else "refuse" if gate.refuses else "hold",
             "reason": "the engine does not answer" if silent else self._reason,
             "engine": None
             if engine is None
@@ -115,17 +120,19 @@ class Router:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _set(self, *, is_open: bool, reason: str, engine: Engine | None) -> None:
-        before = (self.gate.is_open, self.gate.engine)
+    def _set(
+        self, *, is_open: bool, reason: str, engine: Engine | None, refuses: bool = False
+    ) -> None:
+        before = (self.gate.is_open, self.gate.refuses, self.gate.engine)
         self._reason = reason
-        self.gate.route(is_open=is_open, engine=engine, now=time.monotonic())
+        self.gate.route(is_open=is_open, engine=engine, now=time.monotonic(), refuses=refuses)
         if engine is not None:
             self._last = engine
             self._pool.keep(engine.token)
-        if before != (is_open, engine):
+        if before != (is_open, refuses, engine):
             log.info(
                 "gate %s: %s; engine %s; %s",
-                "open" if is_open else "hold",
+                "open" if is_open else "refuse" if refuses else "hold",
                 # one line, whatever the caller wrote
                 reason.encode("unicode_escape").decode(),
                 "none" if engine is None else engine.token,

@@ -61,6 +61,7 @@ async def serve(
     admin = Admin(router=router, door=door, ledger=ledger)
     paths = Paths.of(config)
     front = listener if listener is not None else sockets.bound(*config.gateway.host_port)
+    sockets.sparing(front)
     with contextlib.closing(front), stop_signals() as stops:
         check_exposure(sockets.address(front), loopback=sockets.is_loopback(front), keyring=keyring)
         async with _admin_site(admin, paths):

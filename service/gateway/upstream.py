@@ -10,6 +10,9 @@ import aiohttp
 from service.gateway.gate import Engine
 
 CONNECT_S = 5.0
+# of an answer that waits here for a slow reader: reading stops at twice as much, and one read of
+# uvloop's takes what the unix socket holds (up to 208 KiB); aiohttp's default is 256 KiB
+BUFFER_BYTES = 16 * 1024
 # what aiohttp's client would add by itself; the engine gets the client's headers and no others
 _NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
@@ -65,6 +68,7 @@ class Pool:
             connector=connector,
             timeout=self._timeout,
             auto_decompress=False,
+            read_bufsize=BUFFER_BYTES,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_ADDED,
             trust_env=False,

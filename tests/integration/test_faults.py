@@ -11,6 +11,7 @@ from stage import staged, until
 from profiles.schema import VERSION_TABLE
 from profiles.store import Store
 from service.engine_record import members
+from service.run import OKAY_S
 
 NOBODY = "/nonexistent/python3"
 
@@ -144,6 +145,28 @@ def test_a_wrong_file_is_refused(text, status, words):
         assert status == found
         assert words in said
         assert "Traceback" not in said
+
+
+def test_a_wrong_edit_does_not_end_a_service_that_runs():
+    """F33: tunerd dies while the file is broken: requests are answered, and it comes back.
+
+    `tuner run` once ended the gateway, and itself with 78, as for a first start.
+    """
+    with staged() as stage:
+        stage.start()
+        before = stage.settled()
+        (daemon,) = [p for p in stage.named("-m", "service") if p.pid == before["pid"]]
+        until(lambda: time.time() - daemon.create_time() > OKAY_S + 1, "a child that has served")
+        (stage.folder / "tuner.toml").write_text("[engine\n")
+        daemon.kill()
+        until(lambda: "ended with status 78" in stage.log.read_text(), "a start that is refused")
+
+        assert stage.complete("meanwhile", 8).right("meanwhile", 8)
+        stage.write()
+        after = stage.becomes("another daemon", lambda s: s["pid"] != before["pid"])
+        assert before["engine"]["token"] == stage.settled()["engine"]["token"]
+        assert before["gateway"]["pid"] == after["gateway"]["pid"]
+        assert 0 == stage.stop()
 
 
 def test_places_that_are_taken():

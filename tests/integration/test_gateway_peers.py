@@ -10,10 +10,10 @@ import time
 
 import pytest
 from gateway_harness import CANARY, Gateway, raw, started, until
+from leaving import CANCEL_S, leaves
 
 HEAD_S, BODY_S, WRITE_S = 0.6, 0.6, 1.0
 PER_ADDRESS = 6
-CANCEL_S = 1.0  # within which an engine must learn that its client left
 OK = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -384,17 +384,78 @@ async def test_options_are_the_engines_business(gateway, engine):
     assert "/v1/models" == (await engine.last())["path"]
 
 
-async def test_a_client_that_closes_its_half_counts_as_gone(gateway, engine):
-    """F75: its request ends at the engine, and neither side waits for the other."""
+LONG = b'{"prompt": "a", "max_tokens": 10000, "stream": %s}'
+
+
+def long_request(stream=b"false"):
+    """A request that takes minutes."""
+    body = LONG % stream
+    return POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_client_that_closes_its_half_counts_as_gone(gateway, engine, held):
+    """F75: its request ends at the engine or in the queue, and neither side waits for the other."""
     engine.script(token_delay_s=0.05)
-    body = b'{"prompt": "a", "max_tokens": 10000}'
+    if held:
+        await gateway.route(None, gate="hold")
     async with connection(gateway) as (reader, writer):
-        writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        await until(lambda: engine.runs(1))
+        writer.write(long_request())
+        await (gateway.becomes(held=1) if held else until(lambda: engine.runs(1)))
         writer.write_eof()
         said = await rest(reader)
 
     assert b"" == said
     await until(lambda: engine.runs(0))
     assert ["client_gone"] == await gateway.outcomes(1)
-    await gateway.becomes(in_flight=0)
+    await gateway.becomes(in_flight=0, held=0)
+
+
+@contextlib.asynccontextmanager
+async def forwarder(gateway):
+    """The port of one that passes on bytes and the end of each half, as `ssh -L` does."""
+    tasks = set()
+
+    async def pump(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def forward(reader, writer):
+        tasks.add(asyncio.current_task())
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        try:
+            await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
+        finally:
+            behind_writer.close()
+            writer.close()
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("stream", [b"false", b"true"])
+async def test_a_client_that_leaves_a_forwarder_is_noticed(gateway, engine, stream):
+    """Why half a close is an end: behind a tunnel or Docker's proxy nothing else is seen of one."""
+    engine.script(token_delay_s=60.0)  # no byte to write, at which a broken connection would show
+
+    @contextlib.asynccontextmanager
+    async def begun():
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(long_request(stream))
+
+        async def leave():
+            writer.close()
+
+        yield leave
+
+    async with forwarder(gateway) as port:
+        took_s, times = await leaves(engine, begun)
+
+    assert took_s < CANCEL_S
+    assert ["client_gone"] * times == await gateway.outcomes(times)

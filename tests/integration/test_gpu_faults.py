@@ -1,6 +1,7 @@
 """A GPU driver that fails under the running service: requests are answered, tuning pauses."""
 
 import json
+import secrets
 import time
 
 import nvml_machine
@@ -91,3 +92,28 @@ def test_a_driver_that_hangs_for_a_minute_delays_nobody(elsewhere, monkeypatch):
 
         stage.becomes("the end of the pause", lambda s: paused(s) is None)
         assert took_s < 30  # of 60 s
+
+
+def test_a_card_has_one_tunerd(elsewhere, monkeypatch):
+    """F16: with a state directory of its own the second is refused, unless it has another card."""
+    served_by(elsewhere.cards(2), monkeypatch)
+    names = [f"GPU-{secrets.token_hex(8)}" for _ in range(2)]
+    elsewhere.lines |= {f"{number}.uuid": name for number, name in enumerate(names)}
+    elsewhere.write()
+    first, second = (
+        {"exclusive": True, "env": {"CUDA_VISIBLE_DEVICES": str(number)}} for number in range(2)
+    )
+    with staged(engine=first) as stage:
+        stage.start()
+        pid = stage.status()["pid"]
+        with staged(engine=first) as same:
+            status, said = same.exits()
+            assert (75, []) == (status, same.engines())
+            assert f"Another tunerd, pid {pid}, uses {names[0]}." in said
+            assert "Traceback" not in said
+        with staged(engine=second) as other:
+            other.start()
+            assert serves(other, "the other card")
+
+        assert serves(stage, "the first card")
+        assert pid == stage.settled()["pid"]

@@ -1,20 +1,19 @@
 """What tests ask of an installed tunerd from inside its system; the answer is one line.
 
 Usage:  client.py complete|stream PROMPT TOKENS | direct SOCKET PROMPT TOKENS
-                | load SECONDS PROMPT TOKENS | crowd CLIENTS TOKENS
-                | knock SECONDS | ask SOCKET UID GID
-        (stream, load, crowd: a line more, `begun`, once every answer has begun;
-         crowd goes on until standard input ends)
+                | load CLIENTS TOKENS | knock | ask SOCKET UID GID
+        (stream and load: a line more, `begun`, once every answer has begun;
+         load and knock: go on until standard input ends)
 """
 
 import collections
 import http.client
 import json
 import os
+import select
 import socket
 import sys
 import threading
-import time
 
 ADDRESS = ("127.0.0.1", 8000)
 ANSWER_S = 120.0
@@ -111,7 +110,7 @@ def outcome(prompt, tokens, begun):
     return ("whole" if count == int(tokens) else "short") if done else "silent"
 
 
-def crowd(clients, tokens):
+def load(clients, tokens):
     """So many clients stream one answer after the other; how many requests had which outcome."""
     counts, stopping = collections.Counter(), threading.Event()
     first = threading.Barrier(int(clients) + 1)
@@ -134,6 +133,18 @@ def crowd(clients, tokens):
     return json.dumps(counts)
 
 
+def knock():
+    """Connect every 10 ms: how many connections, and how many were refused."""
+    tried = refused = 0
+    while not select.select([sys.stdin], [], [], 0.01)[0]:
+        tried += 1
+        try:
+            socket.create_connection(ADDRESS, timeout=ANSWER_S).close()
+        except ConnectionRefusedError:
+            refused += 1
+    return json.dumps({"tried": tried, "refused": refused})
+
+
 def ask(path, uid, gid):
     """The status line of `GET /v1/status` on a unix socket as this user, or the error's name."""
     os.setgroups([])
@@ -149,34 +160,6 @@ def ask(path, uid, gid):
         return link.recv(4096).decode(errors="replace").splitlines()[0]
 
 
-def knock(seconds):
-    """Connect every 10 ms for so long: how many connections, and how many were refused."""
-    tried = refused = 0
-    end = time.monotonic() + float(seconds)
-    while time.monotonic() < end:
-        tried += 1
-        try:
-            socket.create_connection(ADDRESS, timeout=ANSWER_S).close()
-        except ConnectionRefusedError:
-            refused += 1
-        time.sleep(0.01)
-    return json.dumps({"tried": tried, "refused": refused})
-
-
-def load(seconds, prompt, tokens):
-    """One completion after the other for so long; how often each text or error was the answer."""
-    found = {}
-    end = time.monotonic() + float(seconds)
-    print("begun", flush=True)
-    while time.monotonic() < end:
-        try:
-            text = complete(prompt, tokens)
-        except (OSError, http.client.HTTPException) as error:
-            text = type(error).__name__
-        found[text] = found.get(text, 0) + 1
-    return json.dumps(found)
-
-
 if __name__ == "__main__":
-    verbs = (complete, stream, direct, load, crowd, knock, ask)
-    print({verb.__name__: verb for verb in verbs}[sys.argv[1]](*sys.argv[2:]), flush=True)
+    verbs = {each.__name__: each for each in (complete, stream, direct, load, knock, ask)}
+    print(verbs[sys.argv[1]](*sys.argv[2:]), flush=True)

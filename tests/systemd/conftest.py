@@ -4,6 +4,9 @@ import pytest
 from booted import NotBootedError, booted
 from installed import Installed
 
+from profiles.errors import UnavailableError
+from service.install.host import need_polkit
+
 
 @pytest.fixture(scope="module")
 def system():
@@ -46,20 +49,23 @@ def at_last(system):
     service.remove()
 
 
-@pytest.fixture
-def polkit(system):
-    """Who asks whether tunerd may start an engine's unit."""
-    if system.run("getent", "passwd", "polkitd").returncode:
-        pytest.skip("polkitd is not installed (package polkitd)")
+@pytest.fixture(scope="module")
+def polkit():
+    """Who asks whether tunerd may start an engine's unit; without one there is no split form."""
+    try:
+        need_polkit()
+    except UnavailableError as error:
+        pytest.skip(error.message)
 
 
 @pytest.fixture
 def split(at_last, polkit):
     """The three units, serving; what one test leaves, the next one finds."""
     service = at_last
-    if service.system.show("tunerd.service", "ActiveState") != "active":
-        service.configure()
+    service.configure()
+    if service.system.show("tunerd.service", "LoadState") != "loaded":
         service.install("--split")
-        service.systemctl("start", "tunerd.service")
+    service.systemctl("start", "tunerd.service")
     service.serves("tuner-gateway.service")
-    return service
+    yield service
+    service.restore()

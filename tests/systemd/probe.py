@@ -1,6 +1,6 @@
 """What a unit's sandbox allows, asked from within it; one line of JSON.
 
-Usage:  probe.py opens PATH... | sandbox PATH... | reaches ADDRESS:PORT... | compiles
+Usage:  probe.py opens PATH... | reaches ADDRESS:PORT... | memory | compiles | sandbox PATH...
 """
 
 import errno
@@ -9,39 +9,29 @@ import mmap
 import os
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 
 CONNECT_S = 2.0  # a filter drops what it refuses, so only patience tells
 
 
-def said(attempt, success):
-    """The success, or the name of the error."""
+def said(attempt):
+    """`yes`, or the name of the error."""
     try:
         attempt()
     except TimeoutError:
         return "timeout"
     except OSError as error:
         return errno.errorcode[error.errno or 0]
-    return success
+    return "yes"
 
 
 def opens(*paths):
-    """What opening each file for writing, or each folder, says."""
+    """Whether each file can be opened for reading and writing, or folder for reading."""
 
-    def opened(path):
+    def attempt(path):
         os.close(os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR))
 
-    return {path: said(partial(opened, path), "opened") for path in paths}
-
-
-def sandbox(*paths):
-    """What a unit lets its process do: open these paths, run what it has written, use a network."""
-    wanted = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC  # as a just-in-time compiler does
-    code = said(lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=wanted).close(), "executable")
-    devices = Path("/proc/self/net/dev").read_text(encoding="utf-8").splitlines()
-    links = sorted(line.partition(":")[0].strip() for line in devices if ":" in line)
-    return {**opens(*paths), "memory": code, "links": links}
+    return {path: said(lambda path=path: attempt(path)) for path in paths}
 
 
 def reaches(*addresses):
@@ -51,7 +41,20 @@ def reaches(*addresses):
         host, _, port = text.rpartition(":")
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
-    return {text: said(partial(connect, text), "reached") for text in addresses}
+    return {text: said(lambda text=text: connect(text)) for text in addresses}
+
+
+def memory():
+    """Whether memory can be had that is both written and executed, as just-in-time compilers do."""
+    wanted = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    return {"write and execute": said(lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=wanted).close())}
+
+
+def sandbox(*paths):
+    """The first and the third of these at once, and which network devices there are."""
+    devices = Path("/proc/self/net/dev").read_text(encoding="utf-8").splitlines()
+    links = sorted(line.partition(":")[0].strip() for line in devices if ":" in line)
+    return {**opens(*paths), **memory(), "links": links}
 
 
 def compiles():
@@ -66,5 +69,5 @@ def compiles():
 
 
 if __name__ == "__main__":
-    verbs = {each.__name__: each for each in (opens, sandbox, reaches, compiles)}
+    verbs = {each.__name__: each for each in (opens, reaches, memory, compiles, sandbox)}
     print(json.dumps(verbs[sys.argv[1]](*sys.argv[2:])), flush=True)

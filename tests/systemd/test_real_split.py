@@ -18,11 +18,9 @@ PROMPT = "def function(argument):\n    return"
 
 
 @pytest.fixture(scope="module")
-def doctor(system):
+def doctor(system, polkit):
     """What `tuner doctor` says in the sandbox of tunerd, and the installation it said it of."""
     service = Installed(system, REAL)
-    if system.run("getent", "passwd", "polkitd").returncode:
-        pytest.skip("polkitd is not installed (package polkitd)")
     service.configure()
     service.install("--split")
     words = ("-P", "-m", "tuner.cli", "--config", CONFIG, "doctor", "--json")

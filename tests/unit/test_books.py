@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from profiles.classes import RequestClass
+from profiles.errors import StoreError
 from profiles.knobs import Knobs
 from profiles.platform import fingerprint
 from profiles.profile import Evidence, Origin, Profile, default_profile
@@ -222,3 +223,25 @@ async def test_before_the_first_engine_there_is_no_account(desk):
     await desk.books.keep()
 
     assert [] == await desk.stays()
+
+
+async def test_what_the_store_could_not_take_is_written_when_it_can(desk, monkeypatch):
+    """A full disk when a profile was put in force: the store names it afterwards, once."""
+    await desk.put(DEFAULT)
+    store = desk.archive.store
+    with monkeypatch.context() as full:
+
+        def refuse(*_, **__):
+            raise StoreError
+
+        full.setattr(store, "put_profile", refuse)
+        desk.state.in_force = FAST
+        with pytest.raises(StoreError):
+            await desk.books.opened(live=False)
+        with pytest.raises(StoreError):
+            await desk.books.keep()
+        assert [DEFAULT.id] == [stay.profile for stay in await desk.stays()]
+    for _ in range(2):
+        await desk.books.keep()
+
+    assert [FAST.id, DEFAULT.id] == [stay.profile for stay in await desk.stays()]

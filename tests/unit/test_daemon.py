@@ -96,6 +96,9 @@ class Slot:
     async def hold(self, reason, *, eta_s):
         self.calls.append("hold")
 
+    async def refuse(self, reason, *, eta_s):
+        self.calls.append(f"refuse {reason}")
+
     async def stop(self):
         self.calls.append("stop")
         if self.stop_error is not None:
@@ -245,7 +248,8 @@ async def test_a_rollback_that_fails_ends_with_the_default(daemon):
     calls = daemon.parts.slot.calls
     await becomes(daemon, Mode.SERVING, lambda: calls[-2:] == ["off", "open"])
 
-    assert ["failed ngram k=8", "failed ngram k=3"] == calls[-4:-2]
+    assert ["failed ngram k=8", "failed ngram k=3"] == calls[-5:-3]
+    assert calls[-3].startswith("refuse no engine starts (ngram k=3")
     assert (daemon.state.default, None) == (daemon.state.in_force, daemon.state.manual)
 
 
@@ -272,7 +276,7 @@ async def test_deaths_of_trials_do_not_count(daemon):
     for _ in range(5):
         daemon.parts.slot.died()
 
-    assert [] == list(daemon.state.deaths)
+    assert [] == list(daemon.state.deaths.recent)
     daemon.parts.lab.end.set()
     await becomes(daemon, Mode.PROBATION)
 
@@ -663,3 +667,40 @@ async def test_a_profile_that_has_aged_is_promoted_again_when_there_is_time(daem
     daemon.parts.lab.end.set()
     await becomes(daemon, Mode.PROBATION)
     assert {"greedy.balanced.single"} == state.stale  # it was paused: no verdict came
+
+
+async def test_a_default_that_dies_again_is_left_alone_for_a_while(daemon):
+    """F7: the first death is followed by a start at once, the second by a pause, and it is said."""
+    await die(daemon)
+    daemon.parts.slot.died()
+    await becomes(daemon, Mode.DEGRADED)
+    await becomes(daemon, Mode.DEGRADED, lambda: "refuse" in daemon.parts.slot.calls[-1])
+
+    assert "died 2 times in a row (Bang.); the next try is in 1 s" in daemon.state.sentence
+    assert "died 2 times in a row" in daemon.parts.slot.calls[-1]
+    daemon.post(Event.RETRY_DUE)
+    await becomes(daemon, Mode.SERVING)
+    assert (2, 1.0) == (daemon.state.deaths.failures, daemon.state.deaths.pause_s)
+
+
+async def test_the_choice_of_a_default_that_dies_does_not_undo_the_pause(daemon):
+    """`tuner use default` stands behind it: the choice ends with its failure."""
+    await daemon.steward.use("default")
+    await die(daemon)
+    daemon.parts.slot.died()
+    await becomes(daemon, Mode.DEGRADED, lambda: "next try" in daemon.state.sentence)
+    await daemon.steward.consider()
+
+    assert (None, Mode.DEGRADED) == (daemon.state.manual, daemon.state.mode)
+
+
+@pytest.mark.parametrize("choice", ["auto", "default"])
+async def test_a_command_does_not_wait_for_the_pause(daemon, choice):
+    """Whoever asks for an engine gets a try now."""
+    await die(daemon)
+    daemon.parts.slot.died()
+    await becomes(daemon, Mode.DEGRADED, lambda: "next try" in daemon.state.sentence)
+    daemon.state.deaths.failures = 30
+    await daemon.steward.use(choice)
+
+    await becomes(daemon, Mode.SERVING if choice == "auto" else Mode.PROBATION)

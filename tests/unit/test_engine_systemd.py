@@ -193,6 +193,18 @@ def _no_pidfd(pid):
     raise OSError(1, "Operation not permitted")
 
 
+async def test_an_engine_that_is_killed_because_it_hangs_has_died(systemd, keeper):
+    """What follows is that of any other death: tunerd hears of it."""
+    engine = await Engine.launch(plan(systemd, keeper))
+    deaths = []
+    engine.on_death(lambda: deaths.append("died"))
+    await engine.kill()
+    await asyncio.wait_for(engine.ended.wait(), TIMEOUT_S)
+    await engine.stop(timeout_s=1.0)
+
+    assert (["died"], -9, [A]) == (deaths, engine.exit_code, systemd.ended)
+
+
 async def test_a_bus_that_is_away_is_no_death(systemd, keeper, monkeypatch):
     """Whatever cannot be asked is taken for alive, until it says otherwise."""
     monkeypatch.setattr(os, "pidfd_open", _no_pidfd)

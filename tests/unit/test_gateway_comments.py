@@ -81,6 +81,7 @@ async def test_a_client_that_takes_no_comment_counts_as_gone():
         inspection=SimpleNamespace(shape=SimpleNamespace(stream=True)),
         awake=asyncio.Event(),
         opened=Stuck(),
+        request=SimpleNamespace(protocol=SimpleNamespace(writing_paused=False)),
     )
     comments = Comments(router=SimpleNamespace(left_s=None), every_s=0.01, write_s=0.01)
 

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.gateway.errors import HoldFullError
+from service.gateway.errors import HoldFullError, NothingServesError
 from service.gateway.gate import Engine, Gate, Limits
 
 FIRST = Engine(socket="a", token="1", profile="p")
@@ -189,3 +189,25 @@ class GateMachine(RuleBasedStateMachine):
 
 TestGateMachine = GateMachine.TestCase
 TestGateMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+def test_a_gate_that_refuses_lets_nobody_wait():
+    """Who comes is refused, who waited is woken to hear it, and who runs may finish."""
+    it = gate()
+    it.route(is_open=True, engine=FIRST, now=0)
+    running, _ = enter(it)
+    it.route(is_open=False, engine=None, now=0)
+    woken = []
+    waiting, name = enter(it, woken=woken)
+    it.route(is_open=False, engine=None, now=1, refuses=True)
+
+    assert ([name], None) == (woken, waiting.engine)
+    assert FIRST == running.engine
+    with pytest.raises(NothingServesError):
+        enter(it)
+    it.again(running, 2)  # its engine has gone
+    assert running.engine is None
+    it.leave(waiting, 3)
+    it.leave(running, 3)
+    it.route(is_open=True, engine=SECOND, now=4)
+    assert SECOND == enter(it)[0].engine

@@ -51,6 +51,16 @@ def test_samples_expire():
     assert [] == it.samples("old", 101)
 
 
+def test_every_sample_expires_at_its_own_age():
+    """One look at the oldest spares a walk through all, and must not hide the next oldest."""
+    it = reservoir()
+    for at in (30, 0, 20, 10):
+        it.offer("c", sample(1, at=at))
+
+    left = [[one.at for one in it.samples("c", now)] for now in (100, 101, 111, 121, 131)]
+    assert [[30, 0, 20, 10], [30, 20, 10], [30, 20], [30], []] == left
+
+
 def test_new_requests_are_kept_again_after_old_ones_expired():
     """An hour of heavy traffic must not make the next hour's requests improbable."""
     it = reservoir()

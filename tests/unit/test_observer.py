@@ -8,6 +8,7 @@ from profiles.errors import UnavailableError
 from service import observer as module
 from service.observer import Observer
 from service.traffic import Record
+from tuner.config import PolicyConfig
 
 
 def raw(seq, at, **fields):
@@ -56,7 +57,8 @@ def answer(*records, next_, dropped=0):
 async def pumped(gateway, monkeypatch, **options):
     """An observer that has read everything that the gateway has to say."""
     monkeypatch.setattr(module, "RETRY_S", 0.0)
-    observer = Observer(gateway, **({"span_s": 60.0, "kept_s": 600.0, "min_requests": 1} | options))
+    plan = {"window_s": 60.0, "probation_s": 600.0, "min_requests": 1}
+    observer = Observer(gateway, PolicyConfig(**(plan | options)))
     pump = asyncio.create_task(observer.pump())
     async with asyncio.timeout(30):
         await gateway.silent.wait()
@@ -110,7 +112,7 @@ async def test_what_the_gateway_dropped_is_known(monkeypatch):
 async def test_old_records_are_forgotten(monkeypatch):
     """Kept as long as a probation needs them, and no longer."""
     gateway = Gateway(answer(raw(1, 10.0), raw(2, 50.0), raw(3, 200.0), next_=3))
-    observer = await pumped(gateway, monkeypatch, kept_s=160.0)
+    observer = await pumped(gateway, monkeypatch, probation_s=160.0)
 
     assert [50.0, 200.0] == [record.at for record in observer.since(0)]
     assert [50.0] == [record.at for record in observer.since(20.0, 200.0)]

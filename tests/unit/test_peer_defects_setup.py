@@ -140,7 +140,7 @@ class Cards:
 
 async def test_p20_the_chosen_card_limits_engine_and_sensors(tmp_path, monkeypatch):
     """vllm-tuner only counted its `device_ids`: engine and sensors saw every card."""
-    config = config_of(tmp_path, engine={"env": {"CUDA_VISIBLE_DEVICES": "1"}})
+    config = config_of(tmp_path, engine={"env": {"CUDA_VISIBLE_DEVICES": "1"}, "exclusive": False})
     slot = Slot(config, Paths.of(config), SimpleNamespace())
     assert "1" == slot.plan(Knobs(), profile="p", purpose="trial").env["CUDA_VISIBLE_DEVICES"]
 
@@ -160,7 +160,9 @@ async def test_p20_the_chosen_card_limits_engine_and_sensors(tmp_path, monkeypat
     monkeypatch.setattr(program, "gpus", lambda: [SimpleNamespace(uuid=f"GPU-{n}") for n in (0, 1)])
     monkeypatch.setattr(program, "Telemetry", sensors)
     with pytest.raises(Stopped):
-        await program.serve(config, Paths.of(config), Notifier(), {}, leave_engine=False)
+        await program.serve(
+            config, Paths.of(config), notifier=Notifier(), program=program.Program(Path("none"), [])
+        )
 
     assert [{"uuids": frozenset({"GPU-1"})}] == made
     with Telemetry(open_gpus=Cards, period_s=0.01, **made[0]) as telemetry:

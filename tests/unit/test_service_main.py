@@ -20,10 +20,10 @@ def file(tmp_path):
     return path
 
 
-def test_a_configuration_that_says_the_same_has_not_changed(file):
-    """A comment is no reason to end."""
+def test_what_is_in_force_at_once_ends_nothing(file):
+    """Nor does a comment."""
     config = load(file)
-    file.write_text("# a comment\n" + CONFIG)
+    file.write_text("# a comment\n" + CONFIG + "[policy]\npatience = 2.0\n")
 
     assert unchanged(file, config) is None
 
@@ -32,7 +32,7 @@ def test_a_changed_configuration_ends_tunerd_to_be_read(file):
     """The service manager starts it again, because its status is not 0."""
     config = load(file)
     file.write_text(CONFIG + 'args = ["--seed", "1"]\n')
-    with pytest.raises(TunerError, match="has changed") as caught:
+    with pytest.raises(TunerError, match=r"engine\.args changed") as caught:
         unchanged(file, config)
 
     assert 70 == caught.value.exit_code
@@ -55,8 +55,8 @@ def test_engine_units_outlive_the_daemon(file, monkeypatch, words, leave, units)
     """Without the flag an engine is a child and ends with tunerd."""
     asked = []
 
-    async def serve(config, paths, notifier, given, *, leave_engine, units=None, **_):
-        asked.append((leave_engine, isinstance(units, UnitKeeper)))
+    async def serve(config, paths, notifier, called):
+        asked.append((called.leave_engine, isinstance(called.units, UnitKeeper)))
 
     monkeypatch.setattr(program, "serve", serve)
     monkeypatch.setattr(program, "configure", lambda: None)

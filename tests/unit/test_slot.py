@@ -1,6 +1,8 @@
 """The slot: the order of a replacement, the gate, and a gateway that comes and goes."""
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -494,3 +496,30 @@ async def test_tunerd_does_not_touch_the_caches_of_a_unit(slot, tmp_path, gatewa
     await serve(unit)
 
     assert not places.cache.exists()
+
+
+async def test_a_record_that_cannot_be_written_stops_no_engine_that_runs(
+    slot, gateway, monkeypatch, caplog
+):
+    """On a full disk live knobs and the end of a trial go on; the record is only for adoption."""
+    await serve(slot)
+    monkeypatch.setattr(EngineRecord, "write", full)
+    slot.keep(profile="kept")
+    await slot.apply(PLAIN, profile="live")
+
+    assert "live" == slot.engine.record.profile
+    assert "the record of the engine cannot be written: No space left on device" in caplog.text
+
+
+async def test_a_start_on_a_full_disk_is_a_sentence(slot, engines):
+    """A file that an engine needs and cannot have is a start that failed, not a defect."""
+    engines.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UnavailableError) as caught:
+        await serve(slot)
+
+    assert "Cannot write what an engine needs: No space left on device." == caught.value.message
+    assert slot.engine is None
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

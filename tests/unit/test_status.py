@@ -92,6 +92,7 @@ def daemon(archive):
     state = SimpleNamespace(
         mode=Mode.SERVING,
         sentence="all is well",
+        reloaded=None,
         since=NOW,
         switched_at=0.0,
         in_force=DEFAULT,

@@ -1,0 +1,61 @@
+"""What goes on when the store cannot be written: a full disk, a lock of somebody else."""
+
+import pytest
+
+from profiles.errors import ConflictError, StoreError
+from profiles.knobs import Knobs
+from profiles.platform import fingerprint
+from profiles.profile import default_profile
+from service import archive as module
+from service.archive import Archive
+
+HERE = fingerprint(vllm="0.32.0", model="org/m", model_revision=None, drafters={}, cpu="Xeon")
+DEFAULT = default_profile(HERE.digest, Knobs())
+
+
+@pytest.fixture
+async def archive(tmp_path, monkeypatch):
+    """A real store, and attempts that follow each other at once."""
+    monkeypatch.setattr(module, "RETRY_FIRST_S", 0.001)
+    found = await Archive.open(tmp_path / "tuner.sqlite3")
+    yield found
+    await found.close()
+
+
+def failing(function, times, error=StoreError):
+    """The same function, which fails so many times before it works."""
+    left = [times]
+
+    def tried(*args, **kwargs):
+        if left[0]:
+            left[0] -= 1
+            raise error("Cannot write the store: the disk is full.")
+        return function(*args, **kwargs)
+
+    return tried
+
+
+async def test_an_event_that_cannot_be_kept_stops_nothing(archive, monkeypatch, caplog):
+    """What was to be said is in the log; the next event is in the history."""
+    store = archive.store
+    monkeypatch.setattr(store, "add_event", failing(store.add_event, 1))
+    await archive.event("switch", "lost")
+    await archive.event("switch", "kept")
+
+    assert ["kept"] == [e.sentence for e in await archive.call(store.events, 10)]
+    assert "not in the history: Cannot write the store" in caplog.text
+
+
+async def test_what_is_insisted_on_is_done_when_the_store_is_back(archive):
+    """Its result comes as if nothing had been."""
+    write = failing(archive.store.ensure_platform, 3)
+    await archive.insist(write, HERE, at=1.0)
+    await archive.insist(failing(archive.store.put_profile, 2), DEFAULT)
+
+    assert DEFAULT == await archive.call(archive.store.profile, DEFAULT.id)
+
+
+async def test_insisting_is_for_the_store_only(archive):
+    """Any other error is one at once."""
+    with pytest.raises(ConflictError):
+        await archive.insist(failing(archive.store.put_profile, 1, ConflictError), DEFAULT)
