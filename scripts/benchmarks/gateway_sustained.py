@@ -31,7 +31,7 @@ def run(folder: Path, options: argparse.Namespace) -> Runs:
         for way in found:
             way.pin(OTHERS if way.name == "direct" else OWN)
             measure(way, Shape(streams=4, tokens=20, token_s=0.01), cores=OTHERS)
-        for rate in RATES:
+        for rate in options.rates or RATES:
             shape = Shape(streams=STREAMS, tokens=int(rate * LASTING_S), token_s=1 / rate)
             runs: dict[str, list[dict[str, float]]] = {way.name: [] for way in found}
             for _ in range(options.rounds):
