@@ -5,6 +5,7 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from profiles.knobs import Knobs
@@ -95,9 +96,22 @@ class Nemesis:
             found = await self.status()
             gateway = None if found is None else found["gateway"]
             left = ["nobody answers"] if gateway is None else _left(gateway)
+            if found is not None and found["mode"] in SERVING and not left:
+                left = await asyncio.to_thread(self._at_engine, found["engine"])
         late = self.traffic.busy
         left += [f"{late} clients wait beyond their bound"] if late else []
         self.history.quiet += [f"{self.traffic.now:.1f} s: {each}" for each in left]
+
+    def _at_engine(self, engine: dict[str, Any] | None) -> list[str]:
+        """What the engine itself still works on: who left must have been cancelled there."""
+        record = self.house.record
+        if engine is None or record is None:
+            return ["there is no engine"]
+        try:
+            running = watch.running(self.house.metrics(Path(record.socket)))
+        except OSError as error:
+            return [f"the engine does not answer: {error}"]
+        return [f"the engine runs {running:g} requests"] if running else []
 
     async def _agreed(self) -> None:
         """The store, tunerd, the gateway, the record on disk and the engine name the same."""
