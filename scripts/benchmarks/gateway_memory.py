@@ -22,7 +22,7 @@ STEADY = Shape(streams=256, tokens=100, token_s=0.2)  # each stream is followed 
 RAMP_S = STEADY.tokens * STEADY.token_s + 5.0  # the streams begin spread over one length
 BLOCK_S = 30.0  # neighbouring seconds tell the same; means of half a minute are told apart
 CHURN, CHURN_S = Shape(streams=256, tokens=10, token_s=0.2), 60.0
-SETTLED = 5 * RING  # requests; memory grew by 0.4 MiB in the first 14 000, then by nothing
+SETTLED = 5 * RING  # requests; memory grew by 0.4 MiB in the first 14 000, by 0.02 in 16 000 more
 
 
 @dataclass(frozen=True, kw_only=True)
