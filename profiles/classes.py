@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from profiles.errors import InvalidKnobsError
+
 # DynamoLLM (arXiv 2408.00741) bins input at 256/1024 and output at 100/350 tokens
 LONG_PROMPT_TOKENS = 1024
 LONG_OUTPUT_TOKENS = 350
@@ -125,3 +127,19 @@ def load_bin(concurrency: float, previous: str | None = None) -> str:
         return previous if concurrency <= upper * (1 + LOAD_HYSTERESIS) else plain
     lower = LOAD_BOUNDS[rank - 1][1]
     return previous if concurrency > lower * (1 - LOAD_HYSTERESIS) else plain
+
+
+def check(workload: str) -> None:
+    """Refuse what is no name of a workload class.
+
+    Raises:
+        InvalidKnobsError: with the names there are.
+    """
+    try:
+        WorkloadClass.parse(workload)
+    except ValueError as error:
+        raise InvalidKnobsError(
+            f"{workload!r} is not a workload class.",
+            hint=f"A class is SAMPLING.LENGTHS.LOAD: {' or '.join(Sampling)}; "
+            f"{' or '.join(Lengths)}; {' or '.join(LOADS)}.",
+        ) from error

@@ -62,6 +62,11 @@ class Store(History, Decisions, Stays):
         return self.database.path
 
     @property
+    def slow(self) -> str | None:
+        """Why readers wait for writers, as a sentence; None where they do not."""
+        return None if self.journal_mode == "wal" else without_wal(self.path)
+
+    @property
     def journal_mode(self) -> str:
         """`wal`, or `delete` where the file system cannot do it: then readers wait for writers."""
         return self.database.journal_mode
@@ -80,3 +85,11 @@ class Store(History, Decisions, Stays):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def without_wal(path: Path) -> str:
+    """What it means that the file system of a store cannot do WAL."""
+    return (
+        f"The file system of {path} offers no shared memory, so the store is kept without a "
+        "write-ahead log: it is as safe, and slower, because readers wait for writers."
+    )

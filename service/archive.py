@@ -45,7 +45,11 @@ class Archive:
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         loop = asyncio.get_running_loop()
         store = await loop.run_in_executor(thread, lambda: Store.open(path, now=time.time()))
-        return cls(store, thread, goals)
+        opened = cls(store, thread, goals)
+        if store.slow is not None:
+            log.warning("%s", store.slow)
+            await opened.event("store", store.slow)
+        return opened
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a store method on its thread."""

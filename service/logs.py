@@ -1,8 +1,12 @@
 """Logging: one line per unit of work on standard error; never a prompt."""
 
+import contextlib
 import logging
 import os
 import sys
+from pathlib import Path
+
+KEPT = 200  # logs of engine starts; a search makes a dozen or two
 
 
 def configure() -> None:
@@ -18,3 +22,11 @@ def configure() -> None:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("optuna").setLevel(logging.WARNING)
+
+
+def forget_old(folder: Path, *, kept: int = KEPT) -> None:
+    """Delete all but the newest engine logs: a service that is forgotten must not fill the disk."""
+    with contextlib.suppress(OSError):  # no folder yet, or one of another user
+        found = [(path.stat().st_mtime, path) for path in folder.glob("engine-*.log")]
+        for _, path in sorted(found, reverse=True)[kept:]:
+            path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from service.engine_systemd import UnitKeeper
 from service.gateway_client import EngineRoute, GatewayClient
 from service.launch import CACHE_VARIABLE, launch_of
 from service.live_files import LiveKnobs
+from service.logs import forget_old
 from tuner.config import Config
 from tuner.paths import Paths
 
@@ -145,6 +146,7 @@ class Slot:
             await self.hold(f"{knobs.label()} starts", eta_s=self.eta_s)
             inject.at(inject.Point.ROUTED_NOWHERE)
             self.restarts += 1
+            await asyncio.to_thread(forget_old, self._paths.logs)
             if not self._in_units:  # there the launcher does it, with the right to
                 share_model_infos(Path(plan.env[CACHE_VARIABLE]))
             self.engine = await Engine.launch(plan)

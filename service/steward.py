@@ -6,11 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from profiles.classes import check
 from profiles.errors import ConflictError, TunerError
 from profiles.profile import Evidence, Origin, Profile
 from service.aging import Age, older, stale
 from service.books import Books
-from service.class_names import check_class
 from service.holds import allowed
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
@@ -280,7 +280,7 @@ class Steward:
             raise ConflictError(f"Cannot tune while {self.state.mode}.", hint="Try again later.")
         self._check_sensors()
         for workload in workloads:
-            check_class(workload)
+            check(workload)
         refusal = self.parts.lab.refusal()
         if refusal is not None:
             raise ConflictError(f"Cannot tune: {refusal}.", hint="Set tuning.objective to another.")
@@ -309,7 +309,7 @@ class Steward:
         self._check_sensors()
         if request.workload is not None:
             full = request.workload
-            check_class(full if full.count(".") == 2 else f"{full}.mid")
+            check(full if full.count(".") == 2 else f"{full}.mid")
         knobs, lengths = self.parts.lab.sweep_knobs(request)
         self.state.sweep, self.state.tuned_by_hand = request, True
         self._post(Event.TUNE_WANTED)

@@ -12,6 +12,8 @@ import pytest
 from booted import ROOT, Booted
 from stage import SETTLED, Table, UnixConnection, merged, toml, until
 
+from service.demo.deepen import PAIR
+
 HERE = "/opt/tunerd-test"  # inside
 CONFIG = "/etc/tuner/tuner.toml"
 CLIENT = str(ROOT / "tests/systemd/client.py")
@@ -35,6 +37,23 @@ SETTINGS: Table = {
     "gateway": {"listen": "127.0.0.1:8000", "drain_s": 60.0, "hold_s": 120.0},
     "tuning": {"auto": "off"},
 }
+
+# the CPU build of vLLM with the small model
+REAL: Table = {
+    **{key: value for key, value in SETTINGS.items() if key not in {"engine", "drafters"}},
+    "engine": {
+        "model": str(PAIR / "target-core"),
+        "args": [
+            "--served-model-name", "demo", "--max-model-len", "1024", "--enforce-eager",
+            "--dtype", "float32",
+        ],
+        "start_timeout_s": 300.0,
+        "stall_timeout_s": 300.0,
+        "default": {"cpu_kv_gib": 1, "drafter": "ngram", "draft_length": 4, "live": True},
+    },
+    "drafters": [{"name": "ngram", "method": "ngram"}],
+    "live": {"learn": False},
+}  # fmt: skip
 
 
 @dataclass
@@ -145,18 +164,22 @@ class Installed:
 
     def within(self, unit: str, *words: str):
         """What the probe answers as this unit, in its sandbox and in place of its program."""
+        return json.loads(self.said_within(unit, PROBE, *words))
+
+    def said_within(self, unit: str, *arguments: str) -> str:
+        """The same of any Python program: its output."""
         out = f"{HERE}/out"
-        line = " ".join([sys.executable, PROBE, *words])
+        line = " ".join([sys.executable, *arguments])
         self.drop_in(
             unit,
-            "[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\n"
+            "[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\nTimeoutStartSec=300\n"
             f"ExecStart=\nExecStart={line}\nStandardOutput=truncate:{out}\n",
         )
         try:
             self.systemctl("start", unit)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.system.journal(unit)}") from error
-        return json.loads(self.system.path(out).read_text())
+        return self.system.path(out).read_text()
 
     def drop_in(self, unit: str, text: str) -> None:
         """What `systemctl edit` writes, in /run: gone with the system or the test."""

@@ -165,7 +165,8 @@ class Struck:
 
     def nothing_starts(self) -> None:
         """The engine dies, and none starts any more."""
-        self.serving()
+        self.stage.use("default")  # another profile would be barred for it
+        self.serving("off")
         self.stage.script(exit={"code": 1, "log": "no_kv"})
         self.die()
 

@@ -51,6 +51,9 @@ class GatewayConfig(Section):
     # counts as gone, and the engine stops
     write_timeout_s: PositiveFloat = 120.0
     max_body_mib: PositiveInt = 64  # larger bodies get 413
+    # bodies of all running requests together, as far as they have come; beyond it further ones get
+    # 503 with Retry-After; not below max_body_mib
+    bodies_mib: PositiveInt = 512
     # requests held while an engine is replaced; further ones get 503 with Retry-After
     hold_requests: PositiveInt = 512
     hold_mib: PositiveInt = 64  # their bodies together; beyond it 503 with Retry-After
@@ -68,6 +71,15 @@ class GatewayConfig(Section):
         """The listening address split into host and port."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
+
+    @model_validator(mode="after")
+    def _one_fits(self) -> Self:
+        if self.bodies_mib < self.max_body_mib:
+            raise ValueError(
+                f"bodies_mib = {self.bodies_mib} is below max_body_mib = {self.max_body_mib}: "
+                "the largest body would never fit, so raise the one or lower the other"
+            )
+        return self
 
     @field_validator("listen")
     @classmethod

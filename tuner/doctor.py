@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp.http_parser
 
 from profiles.errors import ConfigError, DeniedError, StoreError, TunerError, UnreachableError
-from profiles.store import Store
+from profiles.store import Store, without_wal
 from tuner import config_file, doctor_engine, doctor_gpu
 from tuner.check import Check, fail, guarded, ok, warn
 from tuner.client import ControlClient
@@ -30,6 +30,8 @@ PYTHON = (3, 11)
 LOW_DISK_MIB = 2048
 NO_DISK_MIB = 200
 OPEN_FILES = 4096  # two per request in flight, and the gateway may hold 512
+# where SQLite's header says how a file is written, and what it says with a write-ahead log
+WRITE_VERSION, WAL_VERSION = 18, b"\x02"
 DATABASE_COPY_MIB = 512  # larger stores are only checked for damage
 
 # who may open each socket: status is for everybody, the gateway's own only for its user
@@ -169,6 +171,11 @@ def store(paths: Paths) -> Check:
     if not writable:
         hint = "Run this as the daemon's user, or give it write permission."
         return fail("store", f"{paths.store} cannot be written by this user.", hint)
+    with paths.store.open("rb") as file:
+        header = file.read(WRITE_VERSION + 1)
+    if header[WRITE_VERSION:] != WAL_VERSION:  # tunerd asks for it at every start
+        hint = "Set state_dir to a directory on a local disk."
+        return warn("store", without_wal(paths.store), hint)
     return ok("store", f"{paths.store} opens ({size_mib} MiB).")
 
 

@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--litellm", type=Path, help="a Python that has litellm[proxy]")
     parser.add_argument("--base", type=Path, help="another checkout, whose gateway is measured too")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long --memory watches")
+    parser.add_argument("--rates", type=int, nargs="+", help="of --sustained, chunks/s per stream")
     which = parser.add_mutually_exclusive_group()
     for name in PARTS:
         flag = f"--{name}"

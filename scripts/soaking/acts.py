@@ -1,13 +1,18 @@
 """What each fault does, and how it is undone again."""
 
 import asyncio
+import contextlib
 import signal
+import sys
+import time
 from typing import Any
+
+from stage import ROOT
 
 from soaking import clients
 from soaking.around import Around
 from soaking.faults import Fault
-from soaking.hands import send
+from soaking.hands import NOTICE_S, POLL_S, send
 
 LENGTHS = (2, 3, 4, 5, 6, 7, 8)  # of the profiles that the operator chooses from
 
@@ -63,21 +68,60 @@ class Acts(Around):
         """The operator puts a profile in force, or hands the choice back."""
         self._choices += 1
         if self._choices % 3 == 0:
-            status, answered = await self.ask("POST", "/v1/use", {"profile": "auto"})
+            status, _answered = await self.ask("POST", "/v1/use", {"profile": "auto"})
             return f"auto: {status}"
-        lengths = LENGTHS[self._choices % len(LENGTHS) :] + LENGTHS
-        for length in lengths[: len(LENGTHS)]:
-            knobs = {"drafter": "ngram", "draft_length": length}
-            if self.house.real:
-                knobs["cpu_kv_gib"] = 1
-            given = {"knobs": knobs, "platform": "elsewhere", "workload": "any", "origin": "import"}
-            status, answered = await self.ask("POST", "/v1/profiles/import", {"profile": given})
-            if status != 200:
-                return f"import: {status} {answered['error']['message']}"
-            status, answered = await self.ask("POST", "/v1/use", {"profile": answered["id"]})
+        sentence = "no profile can be imported"
+        for length in self._lengths():
+            profile = await self._profile(length)
+            status, answered = await self.ask("POST", "/v1/use", {"profile": profile})
             if status == 200:  # else it is in quarantine
                 return str(answered["sentence"])
-        return f"every profile is refused: {answered['error']['message']}"
+            sentence = answered["error"]["message"]
+        return sentence
+
+    async def hold(self, target: str, lasts_s: float) -> str:
+        """An application holds a profile, and is killed while it does."""
+        self._choices += 1
+        profile = await self._profile(self._lengths()[0])
+        config = str(self.house.folder / "tuner.toml")
+        holder = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tuner.cli", "--config", config, "hold", target, profile),
+            cwd=ROOT,
+            env=self.house.environ(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await asyncio.sleep(lasts_s)
+            held = await self._held()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                holder.kill()
+            await holder.wait()
+        left, deadline = held, time.monotonic() + NOTICE_S
+        while left and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+            left = await self._held()
+        return f"{held} held, {left} after its end"
+
+    async def _held(self) -> int:
+        _status, answered = await self.ask("GET", "/v1/holds")
+        return len(answered["holds"])
+
+    def _lengths(self) -> list[int]:
+        """Every draft length, beginning with another one each time."""
+        at = self._choices % len(LENGTHS)
+        return [*LENGTHS[at:], *LENGTHS[:at]]
+
+    async def _profile(self, length: int) -> str:
+        """Import a profile; its id."""
+        knobs: dict[str, Any] = {"drafter": "ngram", "draft_length": length}
+        if self.house.real:
+            knobs["cpu_kv_gib"] = 1
+        given = {"knobs": knobs, "platform": "elsewhere", "workload": "any", "origin": "import"}
+        _status, answered = await self.ask("POST", "/v1/profiles/import", {"profile": given})
+        return str(answered["id"])
 
     async def slowloris(self, _: str, lasts_s: float) -> str:
         """Heads that never end and bodies that trickle."""

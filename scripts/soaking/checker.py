@@ -18,6 +18,7 @@ RSS_MIB = 6.0
 RSS_SHARE = 0.06  # of the first floor, where that is more
 DESCRIPTORS = 4.0  # a lost one per request, or per fault, is beyond it within minutes
 THREADS = 8.0  # the executor of asyncio starts up to CPUs + 4 when it first needs them
+REAL = 3  # times the bound of a fault, where a real vLLM has to start
 WATCHED = ("gateway", "tunerd")
 
 
@@ -78,11 +79,16 @@ def _excuses(attempt: Attempt, history: History) -> set[str]:
 
 def healed(history: History) -> list[str]:
     """Everything serves again within the fault's bound."""
-    return [
-        f"{s.fault} at {s.began:.1f} s: not healed within {BY_NAME[s.fault].bound_s:g} s. {s.note}"
-        for s in history.struck
-        if s.healed is None
-    ]
+    found = []
+    for struck in history.struck:
+        bound_s = BY_NAME[struck.fault].bound_s * (REAL if history.real else 1)
+        undone = struck.began if struck.ended is None else struck.ended
+        if struck.healed is None or struck.healed - undone > bound_s:
+            when = "never" if struck.healed is None else f"after {struck.healed - undone:.1f} s"
+            found.append(
+                f"{struck.fault} at {struck.began:.1f} s: {when}, not within {bound_s:g} s"
+            )
+    return found
 
 
 def lives(samples: Iterable[Sample]) -> list[list[Sample]]:

@@ -59,9 +59,18 @@ FAULTS = (
         later=SOME,
     ),
     Fault(name="engine dies in streams", act="die", running=SOME, later=SOME, lasts_s=(0.0, 3.0)),
-    # /health says 200 all the time
-    Fault(name="engine hangs", act="hang", lasts_s=(3.0, 6.0), running=SOME, later=SOME),
+    # /health says 200 all the time. When it meets an engine that starts, tunerd waits 120 s for the
+    # first answer, because a real vLLM may compile kernels for it
+    Fault(
+        name="engine hangs",
+        act="hang",
+        lasts_s=(3.0, 6.0),
+        running=SOME,
+        later=SOME,
+        bound_s=200.0,
+    ),
     Fault(name="choice of the operator", act="choose"),
+    Fault(name="holder is killed", act="hold", target="chat", lasts_s=(6.0, 10.0)),
     Fault(name="store locked", act="lock_store", lasts_s=(10.0, 12.0)),
     Fault(name="store gone", act="hide_store", lasts_s=(4.0, 8.0)),
     Fault(name="disk full", act="fill_disk", lasts_s=(8.0, 14.0), needs="mount"),

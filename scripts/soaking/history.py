@@ -77,6 +77,6 @@ class History:
     marked: list[str] = field(default_factory=list)  # files with text of a prompt
     files_searched: int = 0
     tracebacks: dict[str, int] = field(default_factory=dict)  # last line: how often
-    progress: set[int] = field(default_factory=set)  # tenths of a second with a byte for somebody
+    progress: set[int] = field(default_factory=set)  # tenths of a second with a byte of an answer
     pauses: list[tuple[float, float]] = field(default_factory=list)  # no traffic was sent
     facts: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stage import MARK, Stage, merged
+from stage import MARK, Stage, UnixConnection, merged
 
 from service.demo.deepen import DemoPair, demo_pair
 
@@ -32,6 +32,8 @@ BASE: dict[str, Any] = {
     "tuning": {
         "auto": "idle",
         "idle_s": 3.0,
+        "warmup_s": 0.3,
+        "block_s": 1.0,
         "sample_requests": 16,
         "sample_s": 60.0,
         "space": {"draft_lengths": [2, 3, 5, 8]},
@@ -68,6 +70,16 @@ class House(Stage):
     def normal(self) -> dict[str, Any]:
         """The script of a fake engine that does nothing wrong."""
         return {"landscape": str(self.folder / "landscape.json"), "child": True}
+
+    def metrics(self, engine: Path) -> str:
+        """The counters of an engine, as Prometheus text.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        with contextlib.closing(UnixConnection(engine)) as connection:
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
 
     def furnish(self) -> None:
         """Write what the fake engine reads."""

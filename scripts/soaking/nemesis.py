@@ -5,6 +5,7 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from profiles.knobs import Knobs
@@ -20,6 +21,7 @@ POLL_S = 0.2
 QUIET_S = 30.0  # for the gateway to notice that everybody has gone, on a busy machine
 AGREE_S = 60.0  # for a switch that is under way
 SERVING = {"serving", "probation"}
+PATIENCE = 4  # times the bound of a fault: what heals late is late, and excuses nothing after it
 STABLE = 3  # looks in a row that must find all well
 
 
@@ -65,7 +67,7 @@ class Nemesis:
         except OSError as error:  # nobody is there to be asked: the healing says how long
             struck.note = f"{type(error).__name__}: {error}"
         struck.ended = self.traffic.now
-        if await self._heals(fault.bound_s * (3 if self.house.real else 1)):
+        if await self._heals(struck.ended + PATIENCE * fault.bound_s):
             struck.healed = self.traffic.now
         shown = f"{struck.healed - struck.ended:.1f} s" if struck.healed else "NOT HEALED"
         print(
@@ -74,10 +76,10 @@ class Nemesis:
             file=sys.stderr,
         )
 
-    async def _heals(self, bound_s: float) -> bool:
+    async def _heals(self, until_s: float) -> bool:
         """Wait until an engine serves; a search that goes on is well too."""
-        deadline, good = time.monotonic() + bound_s, 0
-        while time.monotonic() < deadline:
+        good = 0
+        while self.traffic.now < until_s:
             found = await self.status()
             good = good + 1 if _well(found) else 0
             if good == STABLE:
@@ -94,9 +96,22 @@ class Nemesis:
             found = await self.status()
             gateway = None if found is None else found["gateway"]
             left = ["nobody answers"] if gateway is None else _left(gateway)
+            if found is not None and found["mode"] in SERVING and not left:
+                left = await asyncio.to_thread(self._at_engine, found["engine"])
         late = self.traffic.busy
         left += [f"{late} clients wait beyond their bound"] if late else []
         self.history.quiet += [f"{self.traffic.now:.1f} s: {each}" for each in left]
+
+    def _at_engine(self, engine: dict[str, Any] | None) -> list[str]:
+        """What the engine itself still works on: who left must have been cancelled there."""
+        record = self.house.record
+        if engine is None or record is None:
+            return ["there is no engine"]
+        try:
+            running = watch.running(self.house.metrics(Path(record.socket)))
+        except OSError as error:
+            return [f"the engine does not answer: {error}"]
+        return [f"the engine runs {running:g} requests"] if running else []
 
     async def _agreed(self) -> None:
         """The store, tunerd, the gateway, the record on disk and the engine name the same."""

@@ -9,7 +9,9 @@ from soaking.faults import Fault
 GAP_S = (3.0, 9.0)  # between two faults, beside what the first one needs to heal
 HEAL_S = 4.0
 BURST = (4, 7)  # faults between two lulls
-LULL_S = (8.0, 14.0)  # without traffic before a fault strikes into the search
+LULL_S = (10.0, 25.0)  # without traffic before a fault strikes into the search
+SPARED = 2  # one lull of so many is spared and long, so that a search can end
+LONG_LULL_S = (50.0, 80.0)
 REST_S = (4.0, 9.0)  # without traffic after it
 LEAD_S = 10.0  # of undisturbed traffic at the start
 TAIL_S = 12.0  # the same at the end
@@ -38,12 +40,20 @@ def schedule(seed: int, length_s: float, faults: Sequence[Fault]) -> list[Step]:
     watched_s = length_s * (1 - WATCHED) if length_s >= LONG_S else length_s
     steps: list[Step] = []
     deck: list[Fault] = []
-    at_s, left, lull = LEAD_S, draw.randint(*BURST), False
+    at_s, left, lulls, lull = LEAD_S, draw.randint(*BURST), 0, False
     while faults:
-        lull = left == 0
-        if lull:
+        if left == 0:
+            left, lulls = draw.randint(*BURST), lulls + 1
+            lull = lulls % SPARED != 0
+            back_s = at_s + draw.uniform(*(LULL_S if lull else LONG_LULL_S))
+            if back_s + TAIL_S > length_s:
+                lull = False
+                break
             steps.append(Step(at_s=at_s, kind="lull"))
-            at_s, left = at_s + draw.uniform(*LULL_S), draw.randint(*BURST)
+            at_s = back_s
+            if not lull:
+                steps.append(Step(at_s=at_s, kind="traffic"))
+                at_s += draw.uniform(*GAP_S)
         fault = _next(draw, deck, faults, ends=at_s < watched_s)
         if fault is None:
             break
@@ -58,7 +68,8 @@ def schedule(seed: int, length_s: float, faults: Sequence[Fault]) -> list[Step]:
         if lull:
             at_s += draw.uniform(*REST_S)
             steps.append(Step(at_s=at_s, kind="traffic"))
-    if lull and steps and steps[-1].kind != "traffic":
+            lull = False
+    if lull:
         steps.append(Step(at_s=at_s, kind="traffic"))
     return steps
 

@@ -41,7 +41,7 @@ class Application:
 APPLICATIONS = (
     Application(name="chat", clients=3, chat=True, think_s=(0.3, 1.5), temperature=0.7),
     Application(name="agent", clients=2, tokens=(8, 24), words=(20, 200), think_s=(0.2, 1.0)),
-    Application(name="batch", clients=2, stream=False, tokens=(64, 160)),
+    Application(name="batch", clients=2, stream=False, tokens=(32, 64)),
     Application(name="short", stream=False, tokens=(4, 12), think_s=(0.2, 0.6)),
     Application(name="sdk", clients=2, stream=False, retries=3, keep=True),
     Application(name="impatient", tokens=(100, 300), leaves_s=(0.01, 2.0)),
@@ -177,7 +177,8 @@ class Traffic:
             attempt.status = response.status
             if response.content_type != "text/event-stream":
                 raw = await response.read()
-                self._heard()
+                if response.status < 400:  # a refusal ends no outage
+                    self._heard()
                 attempt.outcome, attempt.note = answers.plain(
                     response.status, response.headers, raw, expected
                 )

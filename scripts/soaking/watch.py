@@ -99,6 +99,13 @@ def in_force(store: Path) -> str | None:
     return None if row is None else str(row[0])
 
 
+def running(metrics: str) -> float:
+    """Requests that an engine works on or has waiting, by its Prometheus text."""
+    names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+    lines = (line for line in metrics.splitlines() if line.startswith(names))
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
 def counts(store: Path) -> dict[str, int]:
     """How much took place, by the store."""
     with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as database:

@@ -65,6 +65,7 @@ class Admin:
         counters = self._door.counters
         return {
             **self._router.state(),
+            "bodies_bytes": self._door.bodies.taken,
             "last_request_at": self._door.last_request_at,
             "counters": {
                 "received": counters.received,

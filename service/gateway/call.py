@@ -29,6 +29,7 @@ class Call:
     dialect: Dialect = Dialect.OPENAI  # of errors
     endpoint: str = ""
     body: bytes = b""
+    taken: int = 0  # bytes of its body, as far as it came
     inspection: shape.Inspection | None = None
     ticket: Ticket | None = None
     awake: asyncio.Event = field(default_factory=asyncio.Event)

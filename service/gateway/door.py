@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from service.gateway import body, ending, errors, headers, shape
+from service.gateway.bodies import Bodies
 from service.gateway.call import Call
 from service.gateway.envelopes import Dialect
 from service.gateway.keyring import Keyring
@@ -24,7 +25,7 @@ from tuner.config import Config
 
 log = logging.getLogger(__name__)
 
-_REJECTED = frozenset({"hold_full", "hold_timeout", "refused", "bad_request"})
+_REJECTED = frozenset({"hold_full", "hold_timeout", "refused", "bodies_full", "bad_request"})
 
 
 class Door:
@@ -42,6 +43,7 @@ class Door:
         self._keyring = keyring
         self._header = config.gateway.application_header
         self._body_s = config.gateway.body_timeout_s
+        self.bodies = Bodies(limit=config.gateway.bodies_mib * body.MIB)
         self._max_body = config.gateway.max_body_mib * body.MIB
         self._router = router
         self._gate = router.gate
@@ -153,12 +155,27 @@ class Door:
             self.last_request_at = time.time()
         if not self._gate.passing and not self._gate.has_room(request.content_length or 0):
             raise errors.HoldFullError(retry_after_s=self._router.retry_after_s)
-        call.body = await body.read(request, self._max_body, self._body_s)
+        call.body = await self._body(call)
         if request.method == "POST":
             media = request.headers.get("Content-Type", "")
             call.inspection = shape.inspect(endpoint, call.body, media)
             if call.inspection.problem is not None:
                 raise errors.BadRequestError(call.inspection.problem)
+
+    async def _body(self, call: Call) -> bytes:
+        """The whole body, counted as it comes.
+
+        Raises:
+            ApiError: it is refused.
+            ClientGoneError: the client left.
+        """
+        self.bodies.check(call.request.content_length or 0)
+
+        def take(size: int) -> None:
+            self.bodies.take(size)
+            call.taken += size
+
+        return await body.read(call.request, self._max_body, self._body_s, take)
 
     def _health(self) -> web.Response:
         gate = "open" if self._gate.passing else "hold"
@@ -183,6 +200,7 @@ class Door:
         """Account for a request that is over."""
         now = time.monotonic()
         self._calls.discard(call)
+        self.bodies.give(call.taken)
         if call.ticket is not None:
             self._gate.leave(call.ticket, now)
         match call.outcome:

@@ -151,6 +151,13 @@ class CrowdedError(RetryError):
     close = True
 
 
+class BodiesFullError(RetryError):
+    """The bodies of the requests that are running leave no room for this one."""
+
+    outcome = "bodies_full"
+    close = True  # its body is not read
+
+
 class HoldTimeoutError(RetryError):
     """The engine was not ready in time."""
 

@@ -29,6 +29,7 @@ from tuner.paths import Paths
 log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 75.0  # aiohttp's low-level server would keep idle connections for an hour
+UNREAD_BYTES = 64 * 1024  # of a body on its way to us, half of what is kept; aiohttp's is 256 KiB
 CUT_S = 2.0  # for cut requests to end by themselves
 STOP_MARGIN_S = 10.0  # beyond draining and cutting
 # aiohttp logs malformed requests with their bytes, which may be a prompt
@@ -74,6 +75,7 @@ async def serve(
                 ),
                 handler_cancellation=True,
                 keepalive_timeout=KEEPALIVE_S,
+                read_bufsize=UNREAD_BYTES,
                 auto_decompress=False,  # the engine gets the bytes that the client sent
                 access_log=None,
                 logger=_silent,

@@ -46,7 +46,9 @@ def found(
             f"The split form needs runtime_dir = {units.RUN!r} in {file}.",
             hint="Its folders of orders and sockets are there, with modes for two users.",
         )
-    seen = dict.fromkeys(str(path) for path in _needed(values, engine, config, model))
+    needed = _needed(values, engine, config, model)
+    # and where they lead to: a link that is seen helps nobody whose target is hidden
+    seen = dict.fromkeys(str(each) for path in needed for each in (path, path.resolve()))
     state = [values.get(key) for key in ("state_dir", "runtime_dir")]
     return Wanted(
         python=sys.executable,

@@ -32,10 +32,10 @@ def process(folder):
         "keys_file": str(file),
         "hold_comments": True,
         "hold_comment_s": 0.2,
-        "hold_s": 2.0,
+        "hold_s": 4.0,
         "hold_requests": 4,
         "max_body_mib": 1,
-        "idle_timeout_s": 2.0,
+        "idle_timeout_s": 4.0,
     }
     with started(Gateway(folder / "g", settings)) as gateway:
         yield gateway
@@ -75,6 +75,7 @@ async def test_a_message_and_its_tokens(gateway, client, engine):
         record["completion_tokens"],
     )
     assert 1 == (await engine.state())["requests"]
+    assert ["fake"] == [model.id async for model in client.models.list()]
 
 
 async def test_a_stream_and_its_tokens(gateway, client):

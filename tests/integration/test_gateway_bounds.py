@@ -71,3 +71,88 @@ async def test_readers_that_do_not_read_cost_little_each(own, engine, chunk_byte
     assert taken <= MIB  # with the kernel's buffers on both sides
     await gateway.becomes(in_flight=0)
     assert ["client_gone"] * READERS == (await gateway.outcomes(READERS + 1))[1:]
+
+
+BODY_MIB, BODIES_MIB, SENDERS = 8, 32, 24
+SLACK = 48 * MIB  # one body twice while it is put together, and the connections
+LARGE = b'{"max_tokens": 10000, "prompt": "' + b"x" * (BODY_MIB * MIB - 64) + b'"}'
+LIMITS = {"max_body_mib": BODY_MIB, "bodies_mib": BODIES_MIB, "body_timeout_s": 5.0}
+
+
+async def upload(gateway, *, chunked):
+    """Send a large body; the status and the headers of the answer, when there is one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        length = b"Content-Length: %d\r\n\r\n" % len(LARGE)
+        writer.write(POST + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else length))
+        for start in range(0, len(LARGE), MIB):
+            piece = LARGE[start : start + MIB]
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        writer.write(b"0\r\n\r\n" if chunked else b"")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    finally:
+        writer.close()
+    fields = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+    return int(head[0].split()[1]), fields
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_large_bodies_of_many_take_no_more_than_their_bound(own, engine, chunked):
+    """24 clients send 8 MiB each where 32 are allowed: some run, the rest are told to wait."""
+    gateway = await own(LIMITS)
+    engine.script(token_delay_s=60.0)
+    await gateway.route(engine)
+    before = resident(gateway)
+    peak = before
+
+    async def watch():
+        nonlocal peak
+        while True:
+            peak = max(peak, resident(gateway))
+            await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(watch())
+    asking = [asyncio.create_task(upload(gateway, chunked=chunked)) for _ in range(SENDERS)]
+
+    async def settled():
+        running = (await gateway.state())["in_flight"]
+        return running + sum(task.done() for task in asking) == SENDERS
+
+    await until(settled)
+    held = (await gateway.state())["bodies_bytes"]
+    refused = [task.result() for task in asking if task.done()]
+    running = SENDERS - len(refused)
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    await gateway.becomes(in_flight=0, bodies_bytes=0)
+    watching.cancel()
+    print(f"{running} ran, {(peak - before) / MIB:.0f} MiB at most")
+
+    assert 1 <= running <= BODIES_MIB // BODY_MIB
+    assert held == running * len(LARGE)
+    assert peak - before < BODIES_MIB * MIB + SLACK
+    assert {503} == {status for status, _ in refused}
+    assert all(0 < int(fields["retry-after"]) <= 60 for _, fields in refused)
+    assert ["bodies_full"] * len(refused) == sorted(
+        outcome for outcome in await gateway.outcomes(SENDERS) if outcome != "client_gone"
+    )
+    assert len(refused) == (await gateway.counters())["rejected"]
+
+
+async def test_a_declared_body_takes_nothing_until_it_comes(own, engine):
+    """Heads that promise more than all the room leave it to those who send."""
+    gateway = await own(LIMITS)
+    await gateway.route(engine)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2 * BODIES_MIB // BODY_MIB):
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            stack.callback(writer.close)
+            writer.write(POST + b"Content-Length: %d\r\n\r\n{" % len(LARGE))
+        await gateway.becomes(bodies_bytes=2 * BODIES_MIB // BODY_MIB)
+        reply = await gateway.complete()
+
+    assert 200 == reply.status
+    await gateway.becomes(bodies_bytes=0)

@@ -36,9 +36,9 @@ def process(folder):
         "keys_file": str(file),
         "hold_comments": True,
         "hold_comment_s": 0.2,
-        "hold_s": 2.0,
+        "hold_s": 4.0,
         "max_body_mib": 1,
-        "idle_timeout_s": 2.0,
+        "idle_timeout_s": 4.0,
     }
     with started(Gateway(folder / "g", settings)) as gateway:
         yield gateway
@@ -224,7 +224,7 @@ async def test_a_retry_comes_when_the_engine_said(gateway, client, tmp_path, sta
         await gateway.route(None, gate="hold")
 
     assert "b" == found["message"]["content"]
-    assert asked_at[1] - asked_at[0] >= 2.0
+    assert asked_at[1] - asked_at[0] >= 1.9  # of 2; by itself it waits half a second
 
 
 @pytest.mark.parametrize("form", ["whole", "events"])

@@ -4,6 +4,9 @@ import pytest
 from booted import NotBootedError, booted
 from installed import Installed
 
+from profiles.errors import UnavailableError
+from service.install.host import need_polkit
+
 
 @pytest.fixture(scope="module")
 def system():
@@ -46,8 +49,17 @@ def at_last(system):
     service.remove()
 
 
+@pytest.fixture(scope="module")
+def polkit():
+    """Who asks whether tunerd may start an engine's unit; without one there is no split form."""
+    try:
+        need_polkit()
+    except UnavailableError as error:
+        pytest.skip(error.message)
+
+
 @pytest.fixture
-def split(at_last):
+def split(at_last, polkit):
     """The three units, serving; what one test leaves, the next one finds."""
     service = at_last
     service.configure()

@@ -75,7 +75,7 @@ def test_the_unit_reaches_loopback_only(served, network):
     )
 
 
-def test_clients_of_another_network_are_let_in_at_the_socket(installed, network):
+def test_clients_of_another_network_are_let_in_at_the_socket(installed, polkit, network):
     """The filter of the address is that of the unit that bound it, whatever the service says."""
     installed.configure(gateway={"listen": "0.0.0.0:8000", "keys_file": "/etc/tuner/keys"})
     assert 0 == installed.tuner("--config", CONFIG, "keys", "add", "app").returncode
@@ -106,7 +106,7 @@ def test_homes_and_the_system_are_out_of_reach(served):
     )
 
 
-def test_only_the_gateway_may_not_make_code(installed):
+def test_only_the_gateway_may_not_make_code(installed, polkit):
     """Just-in-time compilers work below tunerd; the gateway with its compiled wheels needs none."""
     installed.install()
     engine = installed.within(ONE, "memory")
@@ -215,7 +215,8 @@ def test_an_upgrade_keeps_what_is_the_operators(served):
     events = served.ask("GET", "/v1/history")["events"]
     folder = f"/etc/systemd/system/{ONE}.d"
     with contextlib.ExitStack() as stack:
-        stack.callback(served.system.run, "rm", "-r", folder)
+        stack.callback(served.systemctl, "daemon-reload")
+        stack.callback(served.system.run, "rm", "-r", folder)  # first
         written(served.system, f"{folder}/override.conf", "[Service]\nNice=3\n")
         unit.write_text(fresh.replace("WatchdogSec=30", "WatchdogSec=40"), encoding="utf-8")
         served.systemctl("daemon-reload")

@@ -8,10 +8,8 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
-from installed import SETTINGS, Installed
+from installed import REAL, Installed
 from stage import until
-
-from service.demo.deepen import PAIR
 
 pytestmark = [
     pytest.mark.systemd,
@@ -23,21 +21,6 @@ pytestmark = [
 ONE = "tuner.service"
 CLIENTS, TOKENS = 4, 200
 CANARY = "def xylophone_quartz_7731(argument):\n    return"  # in no file of a correct service
-REAL = {
-    **{key: value for key, value in SETTINGS.items() if key not in {"engine", "drafters"}},
-    "engine": {
-        "model": str(PAIR / "target-core"),
-        "args": [
-            "--served-model-name", "demo", "--max-model-len", "1024", "--enforce-eager",
-            "--dtype", "float32",
-        ],
-        "start_timeout_s": 300.0,
-        "stall_timeout_s": 300.0,
-        "default": {"cpu_kv_gib": 1, "drafter": "ngram", "draft_length": 4, "live": True},
-    },
-    "drafters": [{"name": "ngram", "method": "ngram"}],
-    "live": {"learn": False},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
-"""What goes on when the store cannot be written: a full disk, a lock of somebody else."""
+"""The archive: a store that cannot be written goes on, and says what it lacks."""
 
 import pytest
 
+from profiles.database import Database
 from profiles.errors import ConflictError, StoreError
 from profiles.knobs import Knobs
 from profiles.platform import fingerprint
 from profiles.profile import default_profile
+from profiles.store import Store
 from service import archive as module
 from service.archive import Archive
 
@@ -59,3 +61,24 @@ async def test_insisting_is_for_the_store_only(archive):
     """Any other error is one at once."""
     with pytest.raises(ConflictError):
         await archive.insist(failing(archive.store.put_profile, 1, ConflictError), DEFAULT)
+
+
+@pytest.mark.parametrize(("vfs", "said"), [("unix-dotfile", 1), ("unix", 0)])
+async def test_a_store_without_a_log_is_said_once_a_start(tmp_path, monkeypatch, vfs, said):
+    """F61: `tuner status` shows the event; a store with a write-ahead log is nothing to mention."""
+
+    class Kept(Store):
+        @classmethod
+        def open(cls, path, *, now):
+            return cls(Database.open(path, vfs=vfs))
+
+    monkeypatch.setattr(module, "Store", Kept)
+    archive = await Archive.open(tmp_path / "tuner.sqlite3")
+    try:
+        events = await archive.call(archive.store.events)
+    finally:
+        await archive.close()
+
+    sentences = [event.sentence for event in events if event.kind == "store"]
+    assert said == len(sentences), events
+    assert all("readers wait for writers" in sentence for sentence in sentences)

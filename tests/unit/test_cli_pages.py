@@ -74,6 +74,21 @@ def test_status_says_why_tuning_is_paused(daemon, sensors, line):
     assert line in tuner("status").stdout
 
 
+@pytest.mark.parametrize(
+    ("reload", "shown"),
+    [
+        ({"sentence": "restart for x", "refused": False, "waiting": ["x"]}, True),
+        ({"sentence": "not used", "refused": True, "waiting": []}, True),
+        ({"sentence": "nothing has changed", "refused": False, "waiting": []}, False),
+    ],
+)
+def test_status_says_that_the_file_is_not_what_is_in_force(daemon, reload, shown):
+    """F33: as long as it is so; a file that is in force needs no line."""
+    daemon.on("GET", "/v1/status", {**STATUS, "reload": reload})
+
+    assert shown is (f"config   {reload['sentence']}" in tuner("status").stdout)
+
+
 def test_status_of_a_machine_without_a_gpu_says_nothing_of_it(daemon):
     """No driver is no news."""
     sensors = {**STATUS["telemetry"], "gpus": {}, "reason": "There is no NVIDIA driver to ask."}

@@ -74,3 +74,11 @@ def test_sockets_are_below_the_state_directory_unless_said_otherwise(tmp_path):
 
     assert tmp_path / "run" / "status.sock" == plain.status_socket
     assert Path("/run/tuner/control.sock") == other.control_socket
+
+
+def test_the_largest_body_fits_into_all_bodies():
+    """Else a body below its own limit would be refused for ever; the defaults fit."""
+    assert 8 == GatewayConfig(max_body_mib=8, bodies_mib=8).bodies_mib
+    assert GatewayConfig().max_body_mib <= GatewayConfig().bodies_mib
+    with pytest.raises(ValidationError, match="bodies_mib = 512 is below max_body_mib = 513"):
+        GatewayConfig(max_body_mib=513)

@@ -10,6 +10,7 @@ from fake_control import FakeControl
 from stage import free_port
 
 from profiles import schema
+from profiles.database import Database
 from profiles.store import Store
 from tuner import check, doctor, doctor_engine
 from tuner.config import Config
@@ -148,6 +149,18 @@ def test_store_that_opens(tmp_path):
 
     assert "ok" == found.state, found
     assert before == (paths.store.read_bytes(), sorted(paths.state.iterdir()))
+
+
+def test_store_without_a_log(tmp_path):
+    """F61: a file system that cannot do WAL is named, with what to do."""
+    paths = paths_of(tmp_path)
+    paths.state.mkdir()
+    Database.open(paths.store, vfs="unix-dotfile").close()
+    found = doctor.store(paths)
+
+    assert "warn" == found.state, found
+    assert f"The file system of {paths.store} offers no shared memory" in found.sentence
+    assert "local disk" in found.hint
 
 
 def test_store_that_is_none(tmp_path):

@@ -149,7 +149,9 @@ def test_the_largest_rate_is_below_the_first_that_failed():
 
     assert 25 * sustained.STREAMS == sustained.best(results, "g")
     assert sustained.best({"25": {"g": bad}}, "g") is None
-    assert "| 1600 | g | 1000000000 | 50 | 1.00 | 1.0 | yes |" in list(sustained.report(results))
+    assert "| 1600 | g | 1000000000 | 50 | 1.00 | 1.0 | yes | 2000000000 |" in list(
+        sustained.report(results)
+    )
 
 
 def test_what_moved_is_told_against_the_quiet_run_of_the_same_round():

@@ -49,11 +49,12 @@ def bearer(name):
         ("completions", [("authorization", "bearer  key-of-coder ")]),
         ("messages", [("X-Api-Key", "key-of-coder")]),
         ("messages/count_tokens", [("x-api-key", "key-of-coder")]),
+        ("models", [("x-api-key", "key-of-coder")]),
         (None, bearer("coder")),
     ],
 )
 def test_where_a_key_may_be(ring, endpoint, pairs):
-    """A bearer token everywhere, Anthropic's own header on its own endpoints."""
+    """A bearer token everywhere, Anthropic's own header where its clients ask."""
     assert "coder" == ring.application(endpoint, pairs, ADDRESS)
 
 

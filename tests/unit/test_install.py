@@ -328,6 +328,23 @@ def test_the_environment_of_a_virtual_environment_is_seen(prefix, tmp_path):
     assert set(here) <= set(found.visible)
 
 
+@pytest.mark.parametrize("link", ["venv", "model", "tuner.toml"])
+def test_what_a_link_leads_to_is_seen(prefix, tmp_path, monkeypatch, link):
+    """A `.venv` or a model that is a link into a home: the link alone would lead nowhere."""
+    for name in ("venv", "model", "tuner.toml"):
+        target = tmp_path / f"the {name}"
+        target.touch() if name == "tuner.toml" else target.mkdir()
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.setattr(host, "hidden", lambda _path: True)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    config, model = tmp_path / "tuner.toml", str(tmp_path / "model")
+    found = host.found(
+        root=prefix, config=config, user="tuner", model=model, split=False, real=False
+    )
+
+    assert {str(tmp_path / link), str(tmp_path / f"the {link}")} <= set(found.visible)
+
+
 def test_a_state_directory_elsewhere_can_be_written(prefix):
     """ProtectSystem=strict would refuse it."""
     config = prefix / units.CONFIG

@@ -8,7 +8,7 @@ import pytest
 from live_engine import LIVE, Link, clock, engine
 from live_model import goodput, step_s
 
-from profiles.errors import UnavailableError
+from profiles.errors import StoreError, UnavailableError
 from profiles.schedule import length_at
 from service import live_loop as module
 from service.live_files import LiveKnobs
@@ -259,3 +259,21 @@ async def test_caps_of_the_profile_stay_in_force_while_lengths_are_visited(stage
 
     assert {(4, 512)} == {(wish.active, wish.budget) for wish in stage.link.puts}
     assert len({length_at(wish.lengths, 8) for wish in stage.link.puts}) > 3
+
+
+async def test_what_cannot_be_written_down_ends_no_learning(stage):
+    """On a full disk a schedule is not remembered; the loop goes on with the next tick."""
+    ticks = []
+
+    async def tick():
+        ticks.append(1)
+        if len(ticks) == 3:
+            raise asyncio.CancelledError
+        raise StoreError
+
+    stage.loop._config = LiveConfig(interval_s=0.001)
+    stage.loop._tick = tick
+    with pytest.raises(asyncio.CancelledError):
+        await stage.loop.run()
+
+    assert 3 == len(ticks)

@@ -111,6 +111,7 @@ class MortalEngine:
                 "ready_s": 1.0,
                 "pid": None,
                 "started_at": None,
+                "control_group": None,
             },
         )
 

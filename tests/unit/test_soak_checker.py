@@ -125,6 +125,17 @@ def test_a_slow_reader_may_miss_the_last_word():
     assert UNEXPLAINED == violated(history(attempts=[chat], struck=[struck("kill engine")]))
 
 
+def test_a_fault_that_heals_late_is_caught():
+    """The bound is the fault's own, and longer for a real vLLM."""
+    late = struck("kill tunerd", healed=191.0)
+    just = struck("kill tunerd", healed=189.0)
+    name = "served again in time after every fault"
+
+    assert {name} == violated(history(struck=[late]))
+    assert set() == violated(history(struck=[just]))
+    assert set() == violated(history(struck=[late], real=True))
+
+
 def test_a_fault_that_does_not_heal_is_caught():
     """And what fails until the end is explained by it."""
     found = history(

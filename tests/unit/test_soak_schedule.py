@@ -50,6 +50,7 @@ def test_all_is_over_before_the_end(seed, length_s):
 
     assert sorted(times) == times
     assert steps[0].at_s >= LEAD_S
+    assert steps[-1].at_s <= length_s
     assert all(step.at_s + step.lasts_s + TAIL_S <= length_s for step in struck(steps))
     assert turns == ["lull", "traffic"] * (len(turns) // 2)
 

@@ -110,6 +110,20 @@ def test_tracebacks_are_known_by_their_last_line():
     assert {} == watch.tracebacks("02:00 INFO Traceback is a word\n")
 
 
+def test_what_an_engine_works_on_is_read_from_its_counters():
+    """Running and waiting, of every engine core; other series with such names are none of it."""
+    metrics = (
+        "# HELP vllm:num_requests_running x\n"
+        'vllm:num_requests_running{engine="0"} 2.0\n'
+        'vllm:num_requests_running{engine="1"} 1.0\n'
+        'vllm:num_requests_waiting{engine="0"} 4.0\n'
+        'vllm:num_requests_waiting_by_reason{reason="capacity"} 4.0\n'
+    )
+
+    assert 7.0 == watch.running(metrics)
+    assert 0.0 == watch.running("")
+
+
 def test_what_is_in_force_is_read_without_a_lock(tmp_path):
     """The latest row counts; a store without one has none."""
     platform = Platform(cpu="c", vllm="v", model="m")

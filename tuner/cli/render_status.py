@@ -33,9 +33,16 @@ def render_status(status: Mapping[str, Any], *, now: float, width: int) -> Rende
         *(_labelled("holds", pins(held)) if (held := items(status, "holds")) else ()),
         ("tuning", tuning(part(status, "tuning"))),
         ("gateway", gateway(part(status, "gateway"))),
+        *_labelled("config", reloaded(part(status, "reload"))),
         *_labelled("events", events(items(status, "events"), now)),
     ]
     return Group(head, layout.pairs(rows))
+
+
+def reloaded(data: Mapping[str, Any]) -> list[str]:
+    """What the file says and the daemon does not do: until it is corrected, or a restart."""
+    unlike = bool(data.get("refused") or data.get("waiting"))
+    return [safe(data.get("sentence"))] if unlike else []
 
 
 def engine(data: Mapping[str, Any], telemetry: Mapping[str, Any]) -> str:
