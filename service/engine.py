@@ -142,6 +142,7 @@ class Engine:
         """Take over an engine of an earlier daemon; None when it does not serve any more."""
         hold = await keeper.find(record)
         if hold is None:
+            _clear(record)  # it has gone, or is another's and ended before the next one
             return None
         engine = cls(hold)
         if record.live and record.live_fault is None:
@@ -160,9 +161,7 @@ class Engine:
         await self._hold.reap()
         self._ended()
         await self.client.close()
-        Path(self.record.socket).unlink(missing_ok=True)
-        if self.record.live:
-            _link(self.record).remove()
+        _clear(self.record)
 
     async def kill(self) -> None:
         """End one that hangs; what follows is that of any other death."""
@@ -251,3 +250,10 @@ def _intent(plan: LaunchPlan, token: str, unit: str | None) -> EngineRecord:
 
 def _link(record: EngineRecord) -> LiveLink:
     return LiveLink(Path(record.socket), shared=record.unit is not None)
+
+
+def _clear(record: EngineRecord) -> None:
+    """Take away the files by which an engine was reached."""
+    Path(record.socket).unlink(missing_ok=True)
+    if record.live:
+        _link(record).remove()

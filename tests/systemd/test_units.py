@@ -79,11 +79,12 @@ def test_a_stop_waits_for_a_stream(served):
 
 
 def test_a_second_install_disturbs_nothing(served):
-    """Every file is as it should be, and the service goes on under the same pid."""
+    """Every file is as it should be, and the service goes on under the same pid; so an upgrade."""
     before = served.system.show(ONE, "MainPID")
-    again = served.tuner("install")
+    again = [served.tuner(verb) for verb in ("install", "upgrade")]
 
-    assert "Every file is as it should be." in again.stdout
+    assert all("Every file is as it should be." in done.stdout for done in again)
+    assert 0 == again[1].returncode, again[1].stderr
     assert before == served.system.show(ONE, "MainPID")
     assert answer("still", 8) == served.client("complete", "still", "8")
 
