@@ -43,7 +43,7 @@ FAULTS = (
     # a stream is cut; what has no byte of an answer yet goes to the next engine
     Fault(name="kill engine", act="kill_engine", running=frozenset({CUT}), fells=True),
     # a worker that does nothing; with a real vLLM it is the engine's core
-    Fault(name="kill engine child", act="kill_child", real=SOME, fells=True),
+    Fault(name="kill engine child", act="kill_child", real=SOME),
     Fault(name="stop gateway", act="stop", target="gateway", lasts_s=(2.0, 6.0)),
     Fault(name="stop tunerd", act="stop", target="tunerd", lasts_s=(4.0, 12.0)),
     Fault(name="stop supervisor", act="stop", target="supervisor", lasts_s=(4.0, 12.0)),
@@ -123,6 +123,11 @@ FAULTS = (
     Fault(name="configuration broken", act="break_config", lasts_s=(3.0, 6.0)),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
+
+
+def felled(fault: Fault, *, real: bool) -> bool:
+    """Whether it ends an engine; a fake one does without its child."""
+    return fault.fells or (real and fault.real is not None)
 
 
 def allowed(fault: Fault, *, met: bool, real: bool) -> frozenset[str]:
