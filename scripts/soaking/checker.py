@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from soaking import history as h
-from soaking.faults import BROKEN, BY_NAME, CUT, allowed
+from soaking.faults import BROKEN, BY_NAME, CUT, REFUSED, ROW_S, allowed, felled
 from soaking.flat import Line, line
 from soaking.history import Attempt, History, Sample, Struck
 
@@ -70,11 +70,23 @@ def _excuses(attempt: Attempt, history: History) -> set[str]:
             continue
         undone = struck.began if struck.ended is None else struck.ended
         met = attempt.began <= max(struck.began, undone) + MEET_S
-        found |= allowed(BY_NAME[struck.fault], met=met, real=history.real)
+        fault = BY_NAME[struck.fault]
+        found |= allowed(fault, met=met, real=history.real)
+        if felled(fault, real=history.real) and _again(struck, history):
+            found.add(REFUSED)
     if CUT in found and attempt.application == "slow":
         # the gateway does not wait for a slow reader to say its last word
         found.add(BROKEN)
     return found
+
+
+def _again(struck: Struck, history: History) -> bool:
+    """Whether another fault had ended an engine shortly before."""
+    return any(
+        felled(BY_NAME[other.fault], real=history.real)
+        and struck.began - ROW_S < other.began < struck.began
+        for other in history.struck
+    )
 
 
 def healed(history: History) -> list[str]:

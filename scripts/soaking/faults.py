@@ -19,13 +19,19 @@ class Fault:
     act: str  # method of `acts.Acts`
     target: str = ""  # role of a process
     lasts_s: tuple[float, float] = (0.0, 0.0)  # it is kept up for, drawn between
-    bound_s: float = 90.0  # from its end until everything serves again, on a busy machine
+    # from its end until everything serves again, on a busy machine; tunerd pauses for up to 60 s
+    bound_s: float = 150.0
     running: frozenset[str] = NONE  # allowed for requests that it meets under way
     later: frozenset[str] = NONE  # allowed for those that come until everything serves again
     real: frozenset[str] | None = None  # for both, on a real vLLM, where it differs
     ends: frozenset[str] = NONE  # processes that do not survive it: memory is then not watched
+    fells: bool = False  # it ends the engine: see ROW_S
     needs: str = ""  # what the machine must have: "mount"
 
+
+# an engine that dies again before it has served for 300 s is started after a pause, which grows
+# with each death up to 60 s, and everybody gets 503 meanwhile; with time to heal and to strike
+ROW_S = 450.0
 
 GATEWAY, TUNERD = frozenset({"gateway"}), frozenset({"tunerd"})
 
@@ -35,7 +41,7 @@ FAULTS = (
     ),
     Fault(name="kill tunerd", act="kill", target="tunerd", ends=TUNERD),
     # a stream is cut; what has no byte of an answer yet goes to the next engine
-    Fault(name="kill engine", act="kill_engine", running=frozenset({CUT})),
+    Fault(name="kill engine", act="kill_engine", running=frozenset({CUT}), fells=True),
     # a worker that does nothing; with a real vLLM it is the engine's core
     Fault(name="kill engine child", act="kill_child", real=SOME),
     Fault(name="stop gateway", act="stop", target="gateway", lasts_s=(2.0, 6.0)),
@@ -50,6 +56,7 @@ FAULTS = (
         lasts_s=(18.0, 22.0),
         running=SOME,
         later=SOME,
+        fells=True,
     ),
     Fault(
         name="engine fails to start",
@@ -57,8 +64,16 @@ FAULTS = (
         lasts_s=(4.0, 9.0),
         running=SOME,
         later=SOME,
+        fells=True,
     ),
-    Fault(name="engine dies in streams", act="die", running=SOME, later=SOME, lasts_s=(0.0, 3.0)),
+    Fault(
+        name="engine dies in streams",
+        act="die",
+        lasts_s=(0.0, 3.0),
+        running=SOME,
+        later=SOME,
+        fells=True,
+    ),
     # /health says 200 all the time. When it meets an engine that starts, tunerd waits 120 s for the
     # first answer, because a real vLLM may compile kernels for it
     Fault(
@@ -67,6 +82,7 @@ FAULTS = (
         lasts_s=(3.0, 6.0),
         running=SOME,
         later=SOME,
+        fells=True,
         bound_s=200.0,
     ),
     Fault(name="choice of the operator", act="choose"),
@@ -86,6 +102,7 @@ FAULTS = (
         lasts_s=(6.0, 12.0),
         running=SOME,
         later=SOME,
+        fells=True,
         needs="mount",
     ),
     Fault(
@@ -106,6 +123,11 @@ FAULTS = (
     Fault(name="configuration broken", act="break_config", lasts_s=(3.0, 6.0)),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
+
+
+def felled(fault: Fault, *, real: bool) -> bool:
+    """Whether it ends an engine; a fake one does without its child."""
+    return fault.fells or (real and fault.real is not None)
 
 
 def allowed(fault: Fault, *, met: bool, real: bool) -> frozenset[str]:
