@@ -1,6 +1,5 @@
 """Engines that tests share: a start of a real one costs half a minute."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -30,9 +29,10 @@ def pair():
     return demo_pair(CACHE)
 
 
-@contextlib.contextmanager
-def real_engine(folder, *more):
-    """A real vLLM by itself with these further flags: the demo core with ngram drafts."""
+@pytest.fixture(scope="module")
+def engine_socket(tmp_path_factory):
+    """A real vLLM by itself: the demo core with ngram drafts."""
+    folder = tmp_path_factory.mktemp("engine")
     socket, log, token = folder / "e.sock", folder / "engine.log", "test-engine-socket"
     environment = {
         **os.environ,
@@ -50,7 +50,7 @@ def real_engine(folder, *more):
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(PAIR / "target-core"), "--served-model-name", "demo", "--enforce-eager",
         "--dtype", "float32", "--max-model-len", "1024", "--speculative-config", speculation,
-        "--uds", str(socket), *more,
+        "--uds", str(socket),
     ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -68,21 +68,6 @@ def real_engine(folder, *more):
         process.wait(60)
         for left in members(token, None):
             left.kill()
-
-
-@pytest.fixture(scope="module")
-def engine_socket(tmp_path_factory):
-    """A real vLLM by itself."""
-    with real_engine(tmp_path_factory.mktemp("engine")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tool_engine(tmp_path_factory):
-    """A real vLLM that takes tools."""
-    flags = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    with real_engine(tmp_path_factory.mktemp("tools"), *flags) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

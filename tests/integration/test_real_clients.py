@@ -10,23 +10,8 @@ from gateway_harness import Gateway, started
 pytestmark = pytest.mark.vllm
 
 ASKED = [{"role": "user", "content": "Tell me a story about a small robot."}]
-SCHEMA = {
-    "type": "object",
-    "properties": {"colour": {"enum": ["red", "blue"]}},
-    "required": ["colour"],
-    "additionalProperties": False,
-}
-COLOURS = [{"colour": "red"}, {"colour": "blue"}]
 REQUEST = {"model": "demo", "max_tokens": 128, "messages": ASKED}
 GREEDY = {"extra_body": {"temperature": 0}}  # not among what Anthropic's client names
-MESSAGE_TOOLS = {
-    "tools": [{"name": "paint", "description": "Paint it.", "input_schema": SCHEMA}],
-    "tool_choice": {"type": "tool", "name": "paint"},
-}
-CHAT_TOOLS = {
-    "tools": [{"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}],
-    "tool_choice": {"type": "function", "function": {"name": "paint"}},
-}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +21,9 @@ def process(tmp_path_factory):
 
 
 @pytest.fixture
-async def gateway(process, tool_engine):
+async def gateway(process, engine_socket):
     """A gateway in front of a vLLM that drafts from the prompt."""
-    where = {"socket": str(tool_engine.socket), "token": "real", "profile": "p"}
+    where = {"socket": str(engine_socket.socket), "token": "real", "profile": "p"}
     await process.open()
     await process.route(SimpleNamespace(route=lambda **more: {**where, **more}))
     yield process
@@ -82,39 +67,6 @@ async def test_a_chat_is_the_same_as_a_stream_and_whole(gateway, chat):
 
     assert whole.choices[0].message.content == text
     assert ["ok", "ok"] == await gateway.outcomes(2)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_tool_of_a_message_is_called(messages, stream):
-    """The arguments follow the schema, and the client has read them."""
-    if stream:
-        async with messages.stream(**REQUEST, **MESSAGE_TOOLS) as running:
-            message = await running.get_final_message()
-    else:
-        message = await messages.create(**REQUEST, **MESSAGE_TOOLS)
-
-    [block] = [block for block in message.content if block.type == "tool_use"]
-    assert "paint" == block.name
-    assert block.input in COLOURS
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_tool_of_a_chat_is_called(chat, stream):
-    """The same for OpenAI's."""
-    if stream:
-        calls = [
-            call.function
-            async for event in await chat.create(**REQUEST, **CHAT_TOOLS, stream=True)
-            for call in event.choices[0].delta.tool_calls or ()
-        ]
-        name, text = calls[0].name, "".join(call.arguments or "" for call in calls)
-    else:
-        answer = await chat.create(**REQUEST, **CHAT_TOOLS)
-        [call] = answer.choices[0].message.tool_calls
-        name, text = call.function.name, call.function.arguments
-
-    assert "paint" == name
-    assert text.replace(" ", "").replace("\n", "") in ['{"colour":"red"}', '{"colour":"blue"}']
 
 
 async def test_what_vllm_refuses_is_the_clients_own_exception(messages, chat):
