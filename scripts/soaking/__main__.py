@@ -46,6 +46,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--log", type=Path, help="keep the service's log here")
     options = parser.parse_args()
+    # whoever ends us ends the service with us
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     try:
         wanted = _wanted(options.faults)
