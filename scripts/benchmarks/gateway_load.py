@@ -17,7 +17,7 @@ SENT = re.compile(rb'"content": ?"(\d+)"')  # what the upstream's word is
 class Load:
     """Streams through one address; delays in s, one per chunk, the first ones apart."""
 
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
+    def __init__(self, url: str, headers: dict[str, str], settle_s: float = 0.0) -> None:
         parts = urlsplit(url)
         self.socket = parts.path if parts.scheme == "unix" else None
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
@@ -25,6 +25,8 @@ class Load:
         self.firsts: list[float] = []
         self.delays: list[float] = []
         self.failed = 0
+        self.chunks = 0
+        self.counts_from = time.monotonic() + settle_s  # delays of before are the start's
 
     async def stream(self, count: int, token_s: float) -> None:
         """One request; the first chunk is late by what it took beyond one interval."""
@@ -53,9 +55,10 @@ class Load:
                 continue  # what a proxy adds of its own
             if seen == 0:
                 self.firsts.append(now - began - token_s)
-            else:
+            elif now >= self.counts_from:
                 self.delays.append(now - int(found[1]) / 1e9)
             seen += 1
+            self.chunks += 1
         self.failed += seen != count
         writer.close()
 
@@ -91,15 +94,17 @@ async def main() -> None:
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--token-s", type=float, required=True)
     parser.add_argument("--lasting-s", type=float, default=0.0)
+    parser.add_argument("--settle-s", type=float, default=0.0)
     options = parser.parse_args()
     headers = dict(line.split(": ", 1) for line in options.header)
-    load = Load(options.url, headers)
+    load = Load(options.url, headers, options.settle_s)
     began = time.monotonic()
     await load.run(options.streams, options.tokens, options.token_s, options.lasting_s)
     json.dump(
         {
             "firsts": load.firsts,
             "delays": load.delays,
+            "chunks": load.chunks,
             "failed": load.failed,
             "wall_s": time.monotonic() - began,
         },

@@ -24,6 +24,7 @@ class Shape:
     streams: int
     tokens: int
     token_s: float
+    settle_s: float = 0.0  # chunks of the first seconds count, their delays do not
 
     @property
     def name(self) -> str:
@@ -49,7 +50,7 @@ def client(
             str(HERE / "gateway_load.py"),
             *("--url", way.url, "--streams", str(shape.streams)),
             *("--tokens", str(shape.tokens), "--token-s", str(shape.token_s)),
-            *("--lasting-s", str(lasting_s)),
+            *("--lasting-s", str(lasting_s), "--settle-s", str(shape.settle_s)),
             *(word for line in way.headers for word in ("--header", line)),
         ],
         stdout=subprocess.PIPE,
@@ -83,7 +84,7 @@ def measure(
     """Run the client once through a way; times in µs and ms, memory in MiB."""
     before_s = way.cpu_s()
     seen = answer(way, client(way, shape, lasting_s=lasting_s, cores=cores))
-    chunks = len(seen["firsts"]) + len(seen["delays"])
+    chunks = seen["chunks"]
     spent_s = way.cpu_s() - before_s
     return {
         "cpu_us": spent_s / chunks * 1e6,

@@ -34,8 +34,14 @@ async def test_delays_are_taken_of_every_chunk_and_lost_chunks_are_seen():
     client = load.Load(f"http://127.0.0.1:{port}", {})
     await client.run(2, 5, 0.01)
 
-    assert (2, 8, 0) == (len(client.firsts), len(client.delays), client.failed)
+    assert (2, 8, 10, 0) == (
+        len(client.firsts), len(client.delays), client.chunks, client.failed
+    )  # fmt: skip
     assert all(delay >= 0 for delay in client.delays)
+    late = load.Load(f"http://127.0.0.1:{port}", {}, settle_s=60.0)
+    await late.run(2, 5, 0.01)
+
+    assert ([], 10) == (late.delays, late.chunks)
     server.close()
 
     async def cut(reader, writer):
