@@ -60,6 +60,7 @@ def main() -> int:
             print(f"{step.at_s:8.1f} s  {step.kind} {step.fault} {step.lasts_s:.1f}")
         return 0
     history = History(real=options.real, bound_s=BOUND_S[options.real], length_s=length_s)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave nothing behind then either
     began = time.strftime("%Y-%m-%d")
     with house(real=options.real) as (found, lacks):
         history.skipped = {f.name: lacks[f.needs] for f in FAULTS if f.needs in lacks}

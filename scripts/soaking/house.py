@@ -24,8 +24,9 @@ BASE: dict[str, Any] = {
         "hold_s": 60.0,
         "drain_s": 20.0,
         "idle_timeout_s": 12.0,
-        "header_timeout_s": 4.0,
-        "body_timeout_s": 4.0,
+        # longer than the gateway is stopped for: it would say 408 to those whose heads lay unread
+        "header_timeout_s": 8.0,
+        "body_timeout_s": 8.0,
         "write_timeout_s": 20.0,
     },
     "engine": {"start_timeout_s": 90.0, "stall_timeout_s": 90.0},
