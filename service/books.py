@@ -25,36 +25,41 @@ class Books:
 
     async def opened(self, *, live: bool) -> None:
         """Close the account of what was in force, and open that of what is now."""
-        parts, profile, now = self._parts, self._state.in_force, time.time()
-        self._owed = live
+        profile, now = self._state.in_force, time.time()
         async with self._lock:
-            await parts.archive.call(parts.archive.store.put_profile, profile)
-            await self._settle(now)
-            tuned = self._state.tuned_at > self._opened_at
-            how = ledger.kind(self._profile, profile, live=live, tuned=tuned)
-            if self._profile is None or self._profile.knobs != profile.knobs:
-                self._wish = None  # fulfilled, or overtaken
-            restart_s, span_s = parts.slot.eta_s, parts.config.policy.window_s
-            before = parts.observer.since(now - restart_s - span_s, now - restart_s)
-            seconds, tokens = ledger.lost(how, restart_s, ledger.demand(before, span_s))
-            await parts.archive.call(
-                parts.archive.store.set_in_force,
-                profile.id,
-                why=self._state.why,
-                at=now,
-                kind=how,
-                restart_s=seconds,
-                lost_tokens=tokens,
-            )
-            self._profile, self._opened_at, self._owed = profile, now, None
+            self._owed = live
+            await self._open(profile, now, live=live)
+
+    async def _open(self, profile: Profile, now: float, *, live: bool) -> None:
+        parts = self._parts
+        await parts.archive.call(parts.archive.store.put_profile, profile)
+        await self._settle(now)
+        tuned = self._state.tuned_at > self._opened_at
+        how = ledger.kind(self._profile, profile, live=live, tuned=tuned)
+        if self._profile is None or self._profile.knobs != profile.knobs:
+            self._wish = None  # fulfilled, or overtaken
+        restart_s, span_s = parts.slot.eta_s, parts.config.policy.window_s
+        before = parts.observer.since(now - restart_s - span_s, now - restart_s)
+        seconds, tokens = ledger.lost(how, restart_s, ledger.demand(before, span_s))
+        await parts.archive.call(
+            parts.archive.store.set_in_force,
+            profile.id,
+            why=self._state.why,
+            at=now,
+            kind=how,
+            restart_s=seconds,
+            lost_tokens=tokens,
+        )
+        self._profile, self._opened_at, self._owed = profile, now, None
 
     async def keep(self) -> None:
         """Write down what was served since the last time, and a switch that was avoided.
 
         First what is in force, if the store could not be written when it was put in force.
         """
-        if self._owed is not None:
-            await self.opened(live=self._owed)
+        async with self._lock:  # what is being written is not owed
+            if self._owed is not None:
+                await self._open(self._state.in_force, time.time(), live=self._owed)
         if self._profile is None:
             return
         now, decision = time.time(), self._state.decision

@@ -67,10 +67,13 @@ class UnitHold:
     async def reap(self) -> None:
         """Kill all that is left in the unit, and wait until nothing is."""
         try:
-            if not await self._systemctl.end(self._unit):
+            # while we wait for the end of a hung one, the next may begin in the same unit
+            if not await self._systemctl.end(self._unit, invocation=self.record.invocation):
                 log.warning("%s was killed and does not end", self._unit)
                 return
-            self._state = await self._systemctl.state(self._unit)
+            state = await self._systemctl.state(self._unit)
+            if self._same(state):
+                self._state = state
         except SystemdError as error:
             log.warning("%s", error)
             return

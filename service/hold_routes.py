@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import logging
 import time
 from typing import Any
 
 from aiohttp import web
 
+from profiles.errors import TunerError
 from service.control_body import body_of, text_of
 from service.daemon import Daemon
 from service.holds import Hold
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # how soon a holder that has gone is noticed
 BEAT_S = 15.0  # an empty line, so that a holder notices a daemon that has gone
@@ -49,7 +53,7 @@ class HoldRoutes:
             await answer.prepare(request)
             await self._say(said)
             await _line(answer, {"hold": shown(hold), "sentence": said})
-            await self._daemon.steward.consider()
+            await self._decide()
             await _until_over(request, answer, hold)
             if hold.over.is_set():
                 await _line(answer, {"released": hold.why_over, "again": hold.again})
@@ -59,6 +63,13 @@ class HoldRoutes:
             parts.holds.release(hold)
         await self._say(f"{application} does not hold {profile.id} any more")
         return answer
+
+    async def _decide(self) -> None:
+        """Decide now; what cannot be decided is at the policy's next turn."""
+        try:
+            await self._daemon.steward.consider()
+        except TunerError as error:  # half an answer is out: no other can be given
+            log.warning("cannot decide: %s", error.sentence())
 
     async def _say(self, sentence: str) -> None:
         await self._daemon.say("hold", sentence)

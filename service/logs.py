@@ -27,6 +27,6 @@ def configure() -> None:
 def forget_old(folder: Path, *, kept: int = KEPT) -> None:
     """Delete all but the newest engine logs: a service that is forgotten must not fill the disk."""
     with contextlib.suppress(OSError):  # no folder yet, or one of another user
-        found = [(path.stat().st_mtime, path) for path in folder.glob("engine-*.log")]
+        found = [(path.lstat().st_mtime, path) for path in folder.glob("engine-*.log")]
         for _, path in sorted(found, reverse=True)[kept:]:
             path.unlink(missing_ok=True)

@@ -188,7 +188,7 @@ def supervise(
     try:
         while not _ends(heard_of):
             if signal.SIGHUP in heard_of and daemon.hang_up():
-                heard_of.clear()
+                heard_of.remove(signal.SIGHUP)  # not a stop that came meanwhile
                 with contextlib.suppress(TunerError):  # tunerd says what is wrong with it
                     config = load(file)
             for child in both:

@@ -146,7 +146,7 @@ class Slot:
             await self.hold(f"{knobs.label()} starts", eta_s=self.eta_s)
             inject.at(inject.Point.ROUTED_NOWHERE)
             self.restarts += 1
-            await asyncio.to_thread(forget_old, self._paths.logs)
+            await asyncio.to_thread(forget_old, self._places.logs)
             if not self._in_units:  # there the launcher does it, with the right to
                 share_model_infos(Path(plan.env[CACHE_VARIABLE]))
             self.engine = await Engine.launch(plan)

@@ -103,8 +103,10 @@ class Systemctl:
         """
         await self._call("stop", "--no-block", "--", unit)
 
-    async def end(self, unit: str) -> bool:
-        """Kill all of a unit and wait until nothing is left; whether nothing is.
+    async def end(self, unit: str, *, invocation: str | None = None) -> bool:
+        """Kill all of a unit, or of one run of it, and wait until nothing is left of it.
+
+        Whether nothing is. Another run, which began meanwhile, is left alone.
 
         Raises:
             SystemdError: systemd refuses, or does not answer.
@@ -112,7 +114,9 @@ class Systemctl:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + KILL_S
         asked = False
-        while not (await self.state(unit)).over:
+        while not (state := await self.state(unit)).over:
+            if invocation and state.invocation not in {"", invocation}:
+                return True
             if loop.time() > deadline:
                 return False
             if not asked:

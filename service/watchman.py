@@ -44,6 +44,9 @@ class Watchman:
             return
         counters = await self._counters(engine)
         gateway = await self._parts.gateway.state()
+        if engine.ended.is_set():  # a question to its closed client would end tunerd
+            self._pulse = None
+            return
         self._pulse = felt(
             self._pulse,
             Look(

@@ -1,5 +1,6 @@
 """The account of what is in force, written into a real store."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,15 @@ async def test_a_restart_costs_its_seconds_times_the_demand(desk):
     assert (StayKind.AGAIN, None, 0.0) == (boot.kind, boot.restart_s, boot.lost_tokens)
     assert (StayKind.RESTART, RESTART_S) == (restart.kind, restart.restart_s)
     assert RESTART_S * 3000 / 300 == pytest.approx(restart.lost_tokens)
+
+
+async def test_a_switch_is_entered_once_however_slow_the_store_is(desk):
+    """The steward looked after the books while an entry was written, and wrote it once more."""
+    await desk.put(DEFAULT)
+    desk.state.in_force = FAST
+    await asyncio.gather(desk.books.opened(live=False), desk.books.keep())
+
+    assert [StayKind.RESTART, StayKind.AGAIN] == [each.kind for each in await desk.stays()]
 
 
 async def test_what_was_served_goes_to_the_stay_that_ends(desk):

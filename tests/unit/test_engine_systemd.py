@@ -82,9 +82,11 @@ class Systemd:
         if unit in self.processes:
             self.processes[unit].send_signal(signal.SIGTERM)
 
-    async def end(self, unit):
+    async def end(self, unit, *, invocation=None):
         self._check("end", unit)
         process = self.processes.get(unit)
+        if invocation and invocation != f"{unit}-{self.runs[unit]}":
+            return True
         if process is not None and process.poll() is None:
             if unit in self.immortal:
                 return False
@@ -203,6 +205,20 @@ async def test_an_engine_that_is_killed_because_it_hangs_has_died(systemd, keepe
     await engine.stop(timeout_s=1.0)
 
     assert (["died"], -9, [A]) == (deaths, engine.exit_code, systemd.ended)
+
+
+async def test_the_end_of_one_run_spares_the_next(systemd, keeper):
+    """A watchman killed the engine that took the place of the hung one, in the same unit."""
+    hung = await Engine.launch(plan(systemd, keeper))
+    os.kill(hung.record.pid, signal.SIGKILL)
+    await asyncio.wait_for(hung.ended.wait(), TIMEOUT_S)
+    engine = await Engine.launch(plan(systemd, keeper))
+    await hung.kill()
+
+    assert (hung.record.unit, -9) == (engine.record.unit, hung.exit_code)
+    assert (False, []) == (engine.ended.is_set(), systemd.ended)
+    await engine.stop(timeout_s=TIMEOUT_S)
+    await hung.client.close()
 
 
 async def test_a_bus_that_is_away_is_no_death(systemd, keeper, monkeypatch):

@@ -22,3 +22,15 @@ def test_without_a_folder_nothing_is_forgotten(tmp_path):
     forget_old(tmp_path / "none")
 
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_link_to_nowhere_keeps_no_log(tmp_path):
+    """The engine of a unit can write to this folder: what it leaves there must not stop us."""
+    for number in range(3):
+        path = tmp_path / f"engine-{number}.log"
+        path.touch()
+        os.utime(path, (number, number))
+    (tmp_path / "engine-x.log").symlink_to(tmp_path / "none")
+
+    forget_old(tmp_path, kept=1)
+    assert ["engine-x.log"] == [p.name for p in tmp_path.iterdir()]

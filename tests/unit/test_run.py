@@ -1,12 +1,17 @@
 """What `tuner run` does about a child that has ended."""
 
+import os
+import signal
+import socket
 import time
 
 import pytest
 
 from profiles.errors import ExitCode
 from service import run
+from service.notify import Notifier
 from service.run import FINAL, GIVE_UP, OKAY_S, PATIENCE_S, Child
+from tuner.config import Config, EngineConfig
 
 
 class Ended:
@@ -64,3 +69,30 @@ def test_a_defect_that_comes_back_at_once_ends_everything(child):
 def test_an_orderly_end_of_tunerd_is_an_orderly_end(child):
     """`tuner stop` ends tunerd with 0, and then the rest."""
     assert -1 == ended(child, 0)
+
+
+def test_a_stop_just_after_a_hangup_is_not_forgotten(monkeypatch, tmp_path):
+    """SIGTERM came while SIGHUP was passed on; both were struck off the list, and nothing ended."""
+    config = Config(engine=EngineConfig(model="org/m"), state_dir=tmp_path)
+    told: list[list[int]] = []
+    ends = os.pipe()
+    turns = iter([0, 0, 0, 0, int(ExitCode.INTERNAL)])  # both children, until it is enough
+
+    def woken(heard_of):
+        heard_of.append(signal.SIGHUP)
+        told.append(heard_of)
+        return ends[0]
+
+    def hang_up(_):
+        told[0].append(signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(run, "_woken_by_signals", woken)
+    monkeypatch.setattr(run, "_tend", lambda _: next(turns))
+    monkeypatch.setattr(run, "load", lambda _: config)
+    monkeypatch.setattr(Child, "hang_up", hang_up)
+
+    listener = socket.socket()
+    assert 0 == run.supervise(config, tmp_path / "f", listener, Notifier(), leave=False)
+    for end in ends:
+        os.close(end)

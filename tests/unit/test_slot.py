@@ -498,6 +498,17 @@ async def test_tunerd_does_not_touch_the_caches_of_a_unit(slot, tmp_path, gatewa
     assert not places.cache.exists()
 
 
+async def test_old_logs_of_a_unit_are_forgotten_too(slot, tmp_path, gateway, monkeypatch):
+    """They are not where those of a child are, and would fill the disk with every search."""
+    folders = []
+    monkeypatch.setattr(module, "forget_old", folders.append)
+    places = UnitPlaces.below(tmp_path / "root")
+    await serve(slot)
+    await serve(Slot(slot._config, Paths.of(slot._config), gateway, UnitKeeper(places)))
+
+    assert [Paths.of(slot._config).logs, places.logs] == folders
+
+
 async def test_a_record_that_cannot_be_written_stops_no_engine_that_runs(
     slot, gateway, monkeypatch, caplog
 ):

@@ -145,3 +145,10 @@ async def test_a_start_of_a_unit_that_systemd_does_not_know_yet():
     code = "import sys; sys.exit('reset-failed' in sys.argv)"
 
     await scripted(code).start(UNIT)
+
+
+async def test_the_end_of_a_run_is_not_that_of_the_next():
+    """The unit is started again between two looks: the new run is neither stopped nor killed."""
+    code = f"import sys; sys.exit(9) if 'show' not in sys.argv else print({RUNNING!r})"
+
+    assert await scripted(code).end(UNIT, invocation="ended")
