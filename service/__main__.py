@@ -158,7 +158,8 @@ async def compose_and_run(
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        notifier.stopping(config.gateway.drain_s + config.engine.stop_timeout_s + STOP_MARGIN_S)
+        now = daemon.parts.config  # a reload may have changed it
+        notifier.stopping(now.gateway.drain_s + now.engine.stop_timeout_s + STOP_MARGIN_S)
         daemon.post(Event.STOP_WANTED)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,6 +7,8 @@ from aiohttp import web
 
 from profiles.errors import InvalidKnobsError
 
+LONGEST = 256  # characters of a name: it goes into status, history and log
+
 
 async def body_of(request: web.Request) -> dict[str, Any]:
     """The object of a request.
@@ -27,9 +29,9 @@ def text_of(body: dict[str, Any], key: str) -> str:
     """A text that has to be there.
 
     Raises:
-        InvalidKnobsError: it is not, or empty, or something else.
+        InvalidKnobsError: it is not, or empty, or too long, or something else.
     """
     value = body.get(key)
-    if not isinstance(value, str) or not value:
-        raise InvalidKnobsError(f'"{key}" must be a text.')
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST:
+        raise InvalidKnobsError(f'"{key}" must be a text of at most {LONGEST} characters.')
     return value

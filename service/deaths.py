@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from service.modes import Event
 
 MANY, MANY_S = 3, 600.0  # so many deaths within so many seconds: a profile keeps its engine dying
-LONG_S = 300.0  # an engine that has served for so long did not die of its start
+LONG_S = 60.0  # an engine that has served for so long did not die of its start
 FIRST_S, MOST_S = 1.0, 60.0  # pauses: 1, 2, 4, ...; a client is told 60 s at most
 
 
@@ -20,12 +20,12 @@ class Deaths:
 
     def serves(self, now: float) -> None:
         """An engine has begun to serve; only its life will tell whether the trouble is over."""
+        self._lived(now)
         self.serves_since = now
 
     def died(self, now: float, *, default: bool) -> Event:
         """What the death of the serving engine is to the daemon."""
-        if self.serves_since is not None and now - self.serves_since >= LONG_S:
-            self.failures = 0
+        self._lived(now)
         self.serves_since = None
         if default:  # there is nothing else to fall back to
             self.failures += 1
@@ -39,6 +39,10 @@ class Deaths:
     def did_not_start(self) -> None:
         """An engine with the operator's own configuration did not come up."""
         self.failures += 1
+
+    def _lived(self, now: float) -> None:
+        if self.serves_since is not None and now - self.serves_since >= LONG_S:
+            self.failures = 0
 
     @property
     def pause_s(self) -> float:

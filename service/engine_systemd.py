@@ -183,12 +183,15 @@ class UnitKeeper:
             return None
         try:
             state = await self._answer(record.unit)
-            for other in UNITS:
-                if other != record.unit:
-                    await self._systemctl.end(other)
         except SystemdError as error:
             log.warning("%s", error)
             return None
+        for other in UNITS:
+            if other != record.unit:
+                try:
+                    await self._systemctl.end(other)
+                except SystemdError as error:  # no reason to give up the engine that serves
+                    log.warning("%s", error)
         # without the id tunerd ended during the start; the socket has the token in its name
         same = record.invocation in {None, state.invocation}
         if state.active != "active" or state.pid is None or not same:

@@ -93,7 +93,7 @@ class Relay:
         """The engine to send to, after a wait if the gate holds."""
         ticket = call.ticket
         assert ticket is not None  # noqa: S101 - set before
-        if ticket.engine is None:
+        if ticket.engine is None and not self.stopping:  # a slow body may end after the stop
             try:
                 async with asyncio.timeout(max(self._hold_s - ticket.held_s, 0.0)):
                     await self._comments.wait(call)

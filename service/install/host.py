@@ -183,6 +183,11 @@ def _needed(
         python = Path(command[0]).expanduser()
         if python.is_absolute() and python.exists():
             yield from _environment(python, python.parent.parent)
+    # a script that the interpreter runs, a template or a tokenizer: what a path names is read
+    lists = [each for each in (command, engine.get("args")) if isinstance(each, list)]
+    for word in (word for each in lists for word in each if isinstance(word, str)):
+        if Path(word).is_absolute() and Path(word).exists():
+            yield Path(word)
     drafters = values.get("drafters")
     models = [model or engine.get("model")]
     models += [each.get("model") for each in drafters or () if isinstance(each, dict)]

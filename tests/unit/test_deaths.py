@@ -37,6 +37,15 @@ def test_serving_for_a_while_ends_the_trouble(served_s, what):
     assert what is deaths.died(1000.0 + served_s, default=True)
 
 
+def test_a_long_life_that_ended_by_a_replacement_ends_the_trouble():
+    """An engine that served for hours and was replaced on purpose leaves no old pause behind."""
+    deaths, _ = flapping(5)
+    deaths.serves(1000.0)
+    deaths.serves(1000.0 + LONG_S)
+
+    assert Event.ENGINE_DIED is deaths.died(1001.0 + LONG_S, default=True)
+
+
 def test_coming_up_is_not_the_end_of_the_trouble():
     """Only a life is: a start that succeeds resets nothing."""
     deaths, _ = flapping(5)

@@ -345,6 +345,26 @@ def test_what_a_link_leads_to_is_seen(prefix, tmp_path, monkeypatch, link):
     assert {str(tmp_path / link), str(tmp_path / f"the {link}")} <= set(found.visible)
 
 
+def test_what_the_engines_command_names_is_seen(prefix, tmp_path, monkeypatch):
+    """A script of one's own below a home: the unit could start no engine without it."""
+    script, template = tmp_path / "serve.py", tmp_path / "chat.jinja"
+    for each in (script, template):
+        each.touch()
+    config = tmp_path / "tuner.toml"
+    config.write_text(
+        f'[engine]\nmodel = "m"\ncommand = ["python3", "{script}", "/not/there"]\n'
+        f'args = ["--chat-template", "{template}"]\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(host, "hidden", lambda _path: True)
+    found = host.found(
+        root=prefix, config=config, user="tuner", model=None, split=False, real=False
+    )
+
+    assert {str(script), str(template)} <= set(found.visible)
+    assert "/not/there" not in found.visible
+
+
 def test_a_state_directory_elsewhere_can_be_written(prefix):
     """ProtectSystem=strict would refuse it."""
     config = prefix / units.CONFIG
