@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3  # the daemon does not answer
     DENIED = 4  # the socket refuses this user
     TIMED_OUT = 5
-    UNAVAILABLE = 69  # no vLLM, port in use, engine does not start
+    UNAVAILABLE = 69  # no vLLM, port in use, engine does not start; or to be started again
     INTERNAL = 70  # a defect of tunerd
     STORE = 74  # the store cannot be read or written
     BUSY = 75  # another daemon owns this state directory
@@ -104,6 +104,10 @@ class UnavailableError(TunerError):
 
     exit_code = ExitCode.UNAVAILABLE
     http_status = 503
+
+
+class RestartError(UnavailableError):
+    """This process ends to be started again by its service manager."""
 
 
 class UnreachableError(TunerError):

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from profiles.errors import ExitCode, TunerError
+from profiles.errors import ExitCode, RestartError, TunerError
 from service.activation import handed
 from service.archive import Archive
 from service.cards_lock import only_user, used
@@ -181,7 +181,7 @@ def unchanged(file: Path, config: Config) -> None:
     """Make sure that nothing in the file waits for a restart.
 
     Raises:
-        TunerError: something does; the service manager starts us again, and we read it.
+        RestartError: something does; the service manager starts us again, and we read it.
     """
     try:
         waiting = reload(config, load(file)).waiting
@@ -189,7 +189,7 @@ def unchanged(file: Path, config: Config) -> None:
         log.warning("%s", error.sentence())
         return
     if waiting:
-        raise TunerError(f"{', '.join(waiting)} changed in {file}; tunerd ends to be restarted.")
+        raise RestartError(f"{', '.join(waiting)} changed in {file}; tunerd ends to be restarted.")
 
 
 async def live_fault(config: Config) -> str | None:

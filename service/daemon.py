@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from profiles.errors import ConflictError, TunerError, UnavailableError
+from profiles.errors import ConflictError, RestartError, TunerError, UnavailableError
 from service import inject
 from service.engine import EngineStartError
 from service.memory import remembered
@@ -28,7 +28,7 @@ class Daemon:
         self.watchman = Watchman(parts, self.state, say=self.say)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._work: dict[str, asyncio.Task[None]] = {}
-        self._fault: str | None = None  # name of a task that died of a defect
+        self._fault: TunerError | None = None  # why a task died
         self._effects: dict[Effect, Callable[[], Awaitable[None]]] = {
             Effect.CLOSE_GATE: lambda: parts.slot.hold(self.state.sentence, eta_s=parts.slot.eta_s),
             Effect.OPEN_GATE: parts.slot.release,
@@ -68,7 +68,7 @@ class Daemon:
         finally:
             await asyncio.gather(*map(self._cancel, list(self._work)))
         if self._fault is not None:
-            raise TunerError(f"The task {self._fault!r} died; the log says why.")
+            raise self._fault
 
     async def _handle(self, event: Event) -> None:
         try:
@@ -332,10 +332,13 @@ class Daemon:
                 await function()
             except asyncio.CancelledError:
                 raise
+            except RestartError as error:
+                self._fault = error
+                self.post(Event.STOP_WANTED)
             except Exception:
                 # a dead side task must not be silent; the supervisor restarts us
                 log.exception("task %s died", name)
-                self._fault = name
+                self._fault = TunerError(f"The task {name!r} died; the log says why.")
                 self.post(Event.STOP_WANTED)
 
         self._work[name] = asyncio.create_task(guarded(), name=name)

@@ -26,7 +26,7 @@ class Look:
     signs: str | None  # its counters; None when it did not show them
     running: bool  # it has requests, by its own account
     in_flight: bool  # the gateway has sent it requests
-    answered: int  # requests that the gateway has had answered
+    generated: int  # bytes of generated text that the gateway has had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Pulse:
     """The last look, and since when nothing has moved."""
 
     look: Look
-    moved_at: float  # a counter moved, or an answer came
+    moved_at: float  # a counter moved, or text came
 
     def silent_s(self, now: float) -> float:
         """Seconds without a sign of life."""
@@ -46,7 +46,9 @@ def felt(before: Pulse | None, look: Look) -> Pulse:
     if before is None or before.look.token != look.token:
         return Pulse(look=look, moved_at=look.at)
     last = before.look
-    moved = look.answered != last.answered or (look.signs is not None and look.signs != last.signs)
+    moved = look.generated != last.generated or (
+        look.signs is not None and look.signs != last.signs
+    )
     if look.signs is None:  # what it last said still holds
         look = replace(look, signs=last.signs)
     return Pulse(look=look, moved_at=look.at if moved else before.moved_at)

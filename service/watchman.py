@@ -55,7 +55,7 @@ class Watchman:
                 signs=None if counters is None else repr(counters),
                 running=counters is not None and counters.running + counters.waiting > 0,
                 in_flight=gateway["in_flight"] > 0,
-                answered=gateway["counters"]["answered"],
+                generated=gateway["generated_bytes"],
             ),
         )
         found = finding(

@@ -66,6 +66,7 @@ class Admin:
         return {
             **self._router.state(),
             "bodies_bytes": self._door.bodies.taken,
+            "generated_bytes": self._door.relay.generated_bytes,
             "last_request_at": self._door.last_request_at,
             "counters": {
                 "received": counters.received,

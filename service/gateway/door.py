@@ -48,7 +48,7 @@ class Door:
         self._router = router
         self._gate = router.gate
         self._ledger = ledger
-        self._relay = Relay(
+        self.relay = Relay(
             router=router,
             pool=pool,
             hold_s=config.gateway.hold_s,
@@ -85,7 +85,7 @@ class Door:
         try:
             self._authenticate(call)
             await self._check(call)
-            return await self._relay.forward(call)
+            return await self.relay.forward(call)
         except errors.ApiError as error:
             if call.opened is not None:  # 200 has been sent
                 call.end(error.outcome)
@@ -107,7 +107,7 @@ class Door:
 
     def stop(self) -> int:
         """Refuse new and waiting requests; how many are still being answered."""
-        self._relay.stopping = True
+        self.relay.stopping = True
         for call in self._calls:
             if call.ticket is not None and call.ticket.engine is None:
                 call.awake.set()
@@ -149,7 +149,7 @@ class Door:
             raise errors.MethodError
         if "websocket" in request.headers.get("Upgrade", "").lower():
             raise errors.WebSocketError
-        if self._relay.stopping:
+        if self.relay.stopping:
             raise errors.StoppingError
         if call.generates:
             self.last_request_at = time.time()

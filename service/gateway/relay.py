@@ -55,6 +55,7 @@ class Relay:
         self._write_s = write_s
         self._comments = Comments(router=router, every_s=comment_s, write_s=write_s)
         self.stopping = False
+        self.generated_bytes = 0  # of what engines generated, as far as it came
 
     async def forward(self, call: Call) -> web.StreamResponse:
         """The engine's answer, from whichever engine gives it.
@@ -157,7 +158,10 @@ class Relay:
             await response.prepare(call.request)  # changes nothing when comments were sent
         except ConnectionError:
             raise errors.ClientGoneError from None
+        generated = call.generates and upstream.status == 200
         while chunk:
+            if generated:
+                self.generated_bytes += len(chunk)
             await passed_on(call.request, response, chunk, self._write_s)
             call.tail.feed(chunk)
             call.output_bytes += len(chunk)

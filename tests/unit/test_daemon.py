@@ -6,7 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from profiles.errors import ConflictError, InvalidKnobsError, TunerError, UnavailableError
+from profiles.errors import (
+    ConflictError,
+    InvalidKnobsError,
+    RestartError,
+    TunerError,
+    UnavailableError,
+)
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
 from profiles.platform import fingerprint
@@ -346,20 +352,25 @@ async def test_a_defect_ends_the_daemon_but_not_the_engine(daemon):
     assert "stop" not in daemon.parts.slot.calls
 
 
-async def test_a_start_that_fails_under_a_changed_configuration_ends_the_daemon(daemon):
-    """An engine's launcher obeys the file on disk: the next daemon reads it, and starts engines."""
+async def test_a_start_that_fails_under_a_changed_configuration_ends_the_daemon(daemon, caplog):
+    """An engine's launcher obeys the file on disk: the next daemon reads it, and starts engines.
+
+    It once left a traceback and exit status 70, as a defect does.
+    """
 
     def changed():
-        raise TunerError("tuner.toml has changed.")
+        raise RestartError("tuner.toml has changed.")
 
     daemon.parts.check_config = changed
     daemon.parts.slot.broken = {8}
     daemon.state.target = profile(8)
     daemon.post(Event.SWITCH_WANTED)
 
-    with pytest.raises(TunerError, match="'engine' died"):
+    with pytest.raises(RestartError, match="has changed") as caught:
         await asyncio.wait_for(asyncio.shield(daemon.work), 60)
+    assert 69 == caught.value.exit_code
     assert "forget" == daemon.parts.slot.calls[-1]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_a_stop_that_fails_is_still_the_end(daemon):

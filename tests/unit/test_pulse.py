@@ -7,7 +7,7 @@ from service.pulse import Finding, Look, felt, finding
 
 def look(at, **more):
     """An engine that works on a request and counts steps."""
-    plan = {"token": "a", "signs": "1", "running": True, "in_flight": True, "answered": 0}
+    plan = {"token": "a", "signs": "1", "running": True, "in_flight": True, "generated": 0}
     return Look(at=at, **(plan | more))
 
 
@@ -32,9 +32,13 @@ def test_one_step_within_the_time_is_life():
     assert Finding.HUNG is found(look(0), look(100, signs="2"), look(220, signs="2"))
 
 
-def test_an_answer_at_the_gateway_is_life():
-    """F5: an engine that is too busy to show its counters, and answers."""
-    looks = [look(at, signs=None, answered=at) for at in range(0, 1000, 50)]
+def test_text_at_the_gateway_is_life():
+    """F5: an engine that is too busy to show its counters, and generates.
+
+    Finished answers were counted once: refusals and lists of models, which need no core, kept a
+    frozen one alive, and a busy one with long streams only had none to show.
+    """
+    looks = [look(at, signs=None, generated=at) for at in range(0, 1000, 50)]
 
     assert found(*looks) is None
 

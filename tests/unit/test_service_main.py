@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from profiles.errors import TunerError
+from profiles.errors import RestartError
 from service import __main__ as program
 from service.__main__ import unchanged
 from service.engine_systemd import UnitKeeper
@@ -32,10 +32,10 @@ def test_a_changed_configuration_ends_tunerd_to_be_read(file):
     """The service manager starts it again, because its status is not 0."""
     config = load(file)
     file.write_text(CONFIG + 'args = ["--seed", "1"]\n')
-    with pytest.raises(TunerError, match=r"engine\.args changed") as caught:
+    with pytest.raises(RestartError, match=r"engine\.args changed") as caught:
         unchanged(file, config)
 
-    assert 70 == caught.value.exit_code
+    assert 69 == caught.value.exit_code
 
 
 def test_a_mistake_in_the_file_ends_nothing(file, caplog):
