@@ -166,20 +166,26 @@ class Installed:
         """What the probe answers as this unit, in its sandbox and in place of its program."""
         return json.loads(self.said_within(unit, PROBE, *words))
 
-    def said_within(self, unit: str, *arguments: str) -> str:
-        """The same of any Python program: its output."""
+    def said_within(self, unit: str, *arguments: str, success: int = 0) -> str:
+        """The same of any Python program; `success`: another exit status without a failure."""
         out = f"{HERE}/out"
         line = " ".join([sys.executable, *arguments])
         self.drop_in(
             unit,
             "[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\nTimeoutStartSec=300\n"
-            f"ExecStart=\nExecStart={line}\nStandardOutput=truncate:{out}\n",
+            f"SuccessExitStatus={success}\n"
+            f"ExecStart=\nExecStart={line}\nStandardOutput=truncate:{out}\n"
+            "StandardError=journal\n",
         )
+        self.start(unit)
+        return self.system.path(out).read_text()
+
+    def start(self, unit: str) -> None:
+        """Start a unit, or say what it has logged."""
         try:
             self.systemctl("start", unit)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.system.journal(unit)}") from error
-        return self.system.path(out).read_text()
 
     def drop_in(self, unit: str, text: str) -> None:
         """What `systemctl edit` writes, in /run: gone with the system or the test."""
