@@ -20,6 +20,7 @@ from service.daemon import Daemon
 from service.explain import explained
 from service.hold_routes import HoldRoutes
 from service.modes import Event
+from service.reception import Reception
 from service.status import account, brief, event, learned, status
 from service.table_sweep import SweepRequest
 from tuner.telemetry import Telemetry
@@ -27,6 +28,7 @@ from tuner.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20  # bytes
+BACKLOG = 128
 STOP_S = 2.0  # for answers that are under way when the daemon ends
 MAX_LIMIT = 10_000
 LIMIT = re.compile("[0-9]{1,4}")
@@ -44,6 +46,7 @@ class Control:
         self._telemetry = telemetry
         self._started_at = time.time()
         self._runners: list[web.AppRunner] = []
+        self._receptions: list[Reception] = []
 
     async def serve(self, status_socket: Path, control_socket: Path, given: Given) -> None:
         """Listen where systemd does, or else at these paths.
@@ -56,6 +59,8 @@ class Control:
     async def close(self) -> None:
         """Stop listening; holders are told that they hold nothing any more."""
         self._daemon.parts.holds.clear("tunerd ends", again=True)
+        for reception in self._receptions:
+            await reception.close()
         for runner in self._runners:
             await runner.cleanup()
 
@@ -97,13 +102,10 @@ class Control:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
         self._runners.append(runner)
-        if given is not None:  # its unit has given it its mode, and keeps its file
-            await web.SockSite(runner, given).start()
-            return
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
-        await web.UnixSite(runner, str(path)).start()
-        path.chmod(mode)
+        assert runner.server is not None
+        # what its unit has bound keeps its mode and its file
+        listener = _bound(path, mode) if given is None else given
+        self._receptions.append(Reception(runner.server, listener))
 
     async def _status(self, _: web.Request) -> web.Response:
         found = await status(self._daemon, self._telemetry, self._started_at)
@@ -274,6 +276,16 @@ class Control:
     async def _stop(self, _: web.Request) -> web.Response:
         self._daemon.post(Event.STOP_WANTED)
         return _answer({"sentence": "tunerd stops"})
+
+
+def _bound(path: Path, mode: int) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(mode)  # before anybody can connect
+    listener.listen(BACKLOG)
+    return listener
 
 
 @web.middleware
