@@ -3,6 +3,7 @@ import math
 import pytest
 from searching import (
     BUDGET,
+    measurement,
     row,
     simulate,
     small_space,
@@ -12,6 +13,7 @@ from profiles.knobs import Knobs
 from profiles.measurement import FailureKind
 from tuner import study
 from tuner.design import design
+from tuner.observation import Observation
 from tuner.search import Budget, Candidate, Stop, _rows, next_candidate, next_for_classes
 
 
@@ -139,6 +141,20 @@ def test_interrupted_start_is_no_trial():
     history = [row(n, Knobs(), failure=FailureKind.INTERRUPTED) for n in range(2)]
 
     assert Knobs() == ask(history, budget=Budget(trials=1, failures=4)).knobs
+
+
+def test_throttled_start_is_no_trial():
+    """F55: a trial whose clocks the GPU lowered is measured again, and costs nothing either."""
+    cold, hot = (measurement(token, k(3), rate=90.0) for token in ("cold", "hot"))
+    hot = hot.model_copy(update={"invalid": "The GPU was throttled.", "invalid_code": "throttled"})
+    first = row(0, Knobs(), rate=100)
+    spoilt = Observation.of(hot, trial=1)
+    budget = Budget(trials=2, failures=4)
+
+    assert (None, False) == (spoilt.score, spoilt.conclusive)
+    assert k(3) == ask([first, spoilt], small_space(draft_lengths=(3,)), budget=budget).knobs
+    told = [first, spoilt, Observation.of(cold, trial=2)]
+    assert Stop(reason="all 2 trials of the budget are spent") == ask(told, budget=budget)
 
 
 def test_point_that_never_gives_an_answer_is_left():
