@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import resource
 import socket
 
 import psutil
@@ -71,6 +72,48 @@ async def test_readers_that_do_not_read_cost_little_each(own, engine, chunk_byte
     assert taken <= MIB  # with the kernel's buffers on both sides
     await gateway.becomes(in_flight=0)
     assert ["client_gone"] * READERS == (await gateway.outcomes(READERS + 1))[1:]
+
+
+IDLE, EACH = 6000, 900  # connections in all, which is above the limit, and of one address
+LIMIT = 4096  # gateway.connections
+
+
+def idle(gateway, number):
+    """A connection from an address of its group that asks for nothing."""
+    made = socket.socket()
+    made.bind((f"127.0.1.{1 + number // EACH}", 0))
+    made.connect(("127.0.0.1", gateway.port))
+    return made
+
+
+async def test_thousands_of_idle_connections_cost_little_and_nobody_is_refused(own, engine):
+    """F79: 6000 at the default limit of 4096: requests between them are served, the oldest go."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < 2 * IDLE:
+        pytest.skip(f"needs {2 * IDLE} open files; {most} are allowed (ulimit -Hn)")
+    gateway = await own({"header_timeout_s": 300.0})
+    await gateway.route(engine)
+    await gateway.complete()
+    before = resident(gateway)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        with contextlib.ExitStack() as stack:
+            statuses = set()
+            for number in range(IDLE):
+                await asyncio.to_thread(stack.enter_context, idle(gateway, number))
+                if number % 500 == 0:
+                    statuses.add((await gateway.complete()).status)
+            grown = resident(gateway) - before
+            held = psutil.Process(gateway.process.pid).num_fds()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, soft)
+    print(f"{grown / IDLE / KIB:.1f} KiB each, {held} descriptors")
+
+    assert {200} == statuses
+    assert LIMIT <= held <= LIMIT + 64
+    assert grown <= LIMIT * 16 * KIB
+    assert 200 == (await gateway.complete()).status
 
 
 BODY_MIB, BODIES_MIB, SENDERS = 8, 32, 24
