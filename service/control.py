@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -102,10 +102,10 @@ class Control:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
         self._runners.append(runner)
-        assert runner.server is not None
+        server = cast("web.Server", runner.server)  # since the setup
         # what its unit has bound keeps its mode and its file
         listener = _bound(path, mode) if given is None else given
-        self._receptions.append(Reception(runner.server, listener))
+        self._receptions.append(Reception(server, listener))
 
     async def _status(self, _: web.Request) -> web.Response:
         found = await status(self._daemon, self._telemetry, self._started_at)
