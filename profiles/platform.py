@@ -121,6 +121,21 @@ def distance(here: Platform, there: Platform) -> int:
     return SAME_HARDWARE if hardware else UNRELATED
 
 
+def difference(here: Platform, there: Platform) -> str:
+    """What is another here than there, such as `vLLM 0.32.0 instead of 0.31.0`, or nothing."""
+    ours, theirs = here.model_dump(), there.model_dump()
+    names = {"vllm": "vLLM", "gpu": "GPU", "cpu": "CPU"}
+    return ", ".join(
+        f"{names.get(key, key).replace('_', ' ')} {_text(ours[key])} instead of {_text(theirs[key])}"
+        for key in ours
+        if ours[key] != theirs[key]
+    )
+
+
+def _text(value: object) -> str:
+    return "none" if value in (None, {}) else str(value)
+
+
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The CPU's model name as Linux reports it; `unknown CPU` where it does not."""
     try:

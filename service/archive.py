@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from profiles.errors import ConflictError, StoreError
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, Measurement
+from profiles.platform import Platform, difference
 from profiles.profile import Origin, Profile
 from profiles.records import TrialStatus
 from profiles.store import Store
@@ -55,6 +56,15 @@ class Archive:
         """Run a store method on its thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    async def introduce(self, platform: Platform) -> str | None:
+        """Remember a platform; a sentence when it is new and replaces another one."""
+        known = await self.insist(self.store.platforms)
+        await self.insist(self.store.ensure_platform, platform, at=time.time())
+        if not known or platform in known:
+            return None
+        changed = difference(platform, known[-1])
+        return f"{changed}: what was found before is kept, and not applied here"
 
     async def open_trial(
         self, *, study: str, platform: str, workloads: list[str], knobs: Knobs, why: str

@@ -93,15 +93,15 @@ class Daemon:
     async def _boot(self) -> None:
         archive, slot, platform = self.parts.archive, self.parts.slot, self.parts.platform
         # without the store nothing is adopted or started; whoever is served already still is
-        await archive.insist(archive.store.ensure_platform, platform, at=time.time())
+        news = await archive.introduce(platform)
+        if news is not None:
+            await self.say("platform", news)
         await archive.insist(archive.store.put_profile, self.state.default)
         swept = await archive.insist(
             archive.store.sweep_open_trials, "tunerd ended during this trial", at=time.time()
         )
         if swept:
-            await self.say(
-                "recovery", f"{swept} trial was cut off by the end of tunerd; it is void"
-            )
+            await self.say("recovery", f"{swept} trial was cut off as tunerd ended; it is void")
         inject.at(inject.Point.SWEPT)
         state = self.state
         state.target, state.target_why = await remembered(self.parts, state)

@@ -8,6 +8,7 @@ from profiles.knobs import Drafter
 from profiles.platform import (
     Platform,
     cpu_model,
+    difference,
     distance,
     drafter_identity,
     fingerprint,
@@ -115,6 +116,16 @@ def test_the_nearest_platform_comes_first():
     )
     assert [here, newer, other_gpu, other_model, stranger] == ordered
     assert [0, 1, 2, 3, 4] == [distance(here, there) for there in ordered]
+
+
+def test_what_differs_is_named():
+    """Every field that moves the digest, in words; nothing for the same platform."""
+    there = platform(vllm="0.31.0", model_revision=None)
+
+    assert "" == difference(platform(), platform())
+    assert "vLLM 0.32.0 instead of 0.31.0, model revision abc instead of none" == difference(
+        platform(), there
+    )
 
 
 def test_a_drafter_is_named_by_method_model_revision_and_options():
