@@ -126,9 +126,9 @@ def difference(here: Platform, there: Platform) -> str:
     ours, theirs = here.model_dump(), there.model_dump()
     names = {"vllm": "vLLM", "gpu": "GPU", "cpu": "CPU"}
     return ", ".join(
-        f"{names.get(key, key).replace('_', ' ')} {_text(ours[key])} instead of {_text(theirs[key])}"
-        for key in ours
-        if ours[key] != theirs[key]
+        f"{names.get(key, key).replace('_', ' ')} {_text(value)} instead of {_text(theirs[key])}"
+        for key, value in ours.items()
+        if value != theirs[key]
     )
 
 

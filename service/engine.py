@@ -98,6 +98,7 @@ class Engine:
             EngineStartError: it did not come up; nothing of it is left running.
         """
         token = secrets.token_hex(8)
+        link: LiveLink | None = None
         try:
             unit = await plan.keeper.place(plan.run, plan.logs)
             intent = _intent(plan, token, unit)
@@ -117,6 +118,8 @@ class Engine:
             )
             inject.at(inject.Point.SPAWNED)
         except SpawnError as error:
+            if link is not None:  # its first wish is written, and nobody will read it
+                link.remove()
             raise EngineStartError(error.failure, token) from error
         engine = cls(hold)
         fault: str | None = None

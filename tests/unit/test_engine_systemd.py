@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from service.engine_order import UNITS, Order, slot_of
 from service.engine_record import EngineRecord
 from service.engine_systemd import UnitKeeper
 from service.launch import launch_of
+from service.live_files import LiveKnobs
 from service.systemctl import SystemdError, UnitState
 from tuner.config_file import load
 from tuner.paths import UnitPlaces
@@ -352,6 +354,16 @@ async def test_a_systemd_that_refuses_is_a_sentence(systemd, keeper, verb):
 
     assert FailureKind.INTERRUPTED == caught.value.failure.kind
     assert not any(process.poll() is None for process in systemd.processes.values())
+
+
+async def test_a_start_that_is_refused_leaves_no_knobs(systemd, keeper):
+    """The control file of an engine that never was stayed in the folder, one for each attempt."""
+    systemd.refuses = {"start"}
+    wanted = replace(plan(systemd, keeper), live=LiveKnobs.of(Knobs()))
+    with pytest.raises(EngineStartError, match="Access denied"):
+        await Engine.launch(wanted)
+
+    assert [] == list(keeper.places.run.glob("engine-*"))
 
 
 async def test_a_stop_that_is_refused_ends_nothing_silently(systemd, keeper, caplog):
