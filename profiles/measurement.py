@@ -37,6 +37,11 @@ class Failure(BaseModel):
     evidence: str = ""  # the log line that decided, never request text
     exit_code: int | None = None
 
+    @property
+    def told(self) -> str:
+        """The sentence with what the engine says itself."""
+        return f"{self.sentence} It says: {self.evidence}" if self.evidence else self.sentence
+
 
 class Block(BaseModel):
     """One timed block of replayed requests."""

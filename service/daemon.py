@@ -140,7 +140,7 @@ class Daemon:
                 drained=lambda: self.post(Event.DRAINED),
             )
         except EngineStartError as error:
-            await self._did_not_start(error.failure.sentence)
+            await self._did_not_start(error.failure.sentence, error.told)
         except TunerError as error:
             await self._did_not_start(error.sentence())
         else:
@@ -148,12 +148,12 @@ class Daemon:
         if slot.live_fault != fault:
             await self.say("live", f"knobs change by restart only: {slot.live_fault}")
 
-    async def _did_not_start(self, why: str) -> None:
+    async def _did_not_start(self, why: str, told: str = "") -> None:
         state, target = self.state, self.state.target
         state.trouble = f"no engine starts ({target.knobs.label()}: {why})"
         if target.knobs == state.default.knobs:
             state.deaths.did_not_start()
-        await self.say("start_failed", f"{target.knobs.label()}: {why}")
+        await self.say("start_failed", f"{target.knobs.label()}: {told or why}")
         self.parts.check_config()
         self.post(Event.START_FAILED)
 

@@ -32,9 +32,10 @@ LOG_TAIL_BYTES = 65536
 class EngineStartError(Exception):
     """The engine did not come up; carries the classified failure and the identity of the start."""
 
-    def __init__(self, failure: Failure, token: str) -> None:
+    def __init__(self, failure: Failure, token: str, log: str = "") -> None:
         self.failure = failure
         self.token = token
+        self.told = f"{failure.told} Its log: {log}" if log else failure.told  # for the operator
         super().__init__(failure.sentence)
 
 
@@ -190,13 +191,13 @@ class Engine:
         if self.ended.is_set():
             raise self._failed_start()
         if wrong is not None:
-            raise EngineStartError(
-                Failure(kind=FailureKind.CANARY, sentence=wrong), self.record.token
-            )
+            failure = Failure(kind=FailureKind.CANARY, sentence=wrong)
+            raise EngineStartError(failure, self.record.token, self.record.log)
         return time.monotonic() - started
 
     def _failed_start(self, *, timed_out: bool = False) -> EngineStartError:
-        return EngineStartError(self.failure(phase="start", timed_out=timed_out), self.record.token)
+        failure = self.failure(phase="start", timed_out=timed_out)
+        return EngineStartError(failure, self.record.token, self.record.log)
 
     def failure(self, *, phase: str, timed_out: bool = False) -> Failure:
         """Why it ended, read from its log."""

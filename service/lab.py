@@ -198,7 +198,7 @@ class Lab:
             self.table.state, self.table.sentence = "stopped", "the sweep was stopped"
             raise
         except EngineStartError as error:
-            self.table.state, self.table.sentence = "failed", error.failure.sentence
+            self.table.state, self.table.sentence = "failed", error.told
         except TunerError as error:
             self.table.state, self.table.sentence = "failed", error.sentence()
         except Exception:

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import shlex
 import shutil
 import socket
 import sqlite3
@@ -25,6 +24,7 @@ from tuner.client import ControlClient
 from tuner.config import Config
 from tuner.config_file import ConfigFileError
 from tuner.paths import Paths
+from tuner.starting import start_command
 
 PYTHON = (3, 11)
 LOW_DISK_MIB = 2048
@@ -55,7 +55,7 @@ def run(explicit: Path | None, *, engine: bool = False) -> list[Check]:
             guarded("NVML", doctor_gpu.nvml),
         )
         return [*checks, *of_gpu, *doctor_engine.checks(config, Paths.of(config))]
-    return [*checks, *of_config(config, _start(explicit))]
+    return [*checks, *of_config(config, start_command(path, named=explicit is not None))]
 
 
 def of_config(config: Config, start: str = "tuner run") -> Iterator[Check]:
@@ -244,10 +244,6 @@ def port(config: Config, status: Mapping[str, Any] | None) -> Check:
                 "Stop what holds it (`ss -ltnp` names it) or set another gateway.listen.",
             )
     return ok("port", f"{config.gateway.listen} is free.")
-
-
-def _start(explicit: Path | None) -> str:
-    return "tuner run" if explicit is None else f"tuner --config {shlex.quote(str(explicit))} run"
 
 
 def _engine_pid(status: Mapping[str, Any] | None) -> int | None:

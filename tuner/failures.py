@@ -23,7 +23,8 @@ _REQUEST_TEXT = re.compile(
 # what follows every failure or every wanted stop, and so explains nothing
 _TAIL = re.compile(
     r"Engine core initialization failed|Frontend process failed during engine core|"
-    r"EngineDeadError|EngineCore encountered an issue|resource_tracker|"
+    r"WorkerProc initialization failed|EngineDeadError|EngineCore encountered an issue|"
+    r"resource_tracker|"
     r"cannot schedule new futures after shutdown"
 )
 _HARMLESS = re.compile(r"(?:^|\s)(?:INFO|WARNING|DEBUG) ")
@@ -60,6 +61,12 @@ SIGNATURES: tuple[Signature, ...] = (
         r"Free memory on device .*(?:on startup )?is less than desired GPU memory utilization.*",
         FailureKind.FOREIGN_MEMORY,
         "Another process holds GPU memory that this engine needs.",
+    ),
+    _signature(
+        r"Available memory on node .*is less than desired CPU memory utilization \([^)]*\)",
+        FailureKind.FOREIGN_MEMORY,
+        "The host has less free memory than vLLM's CPU build takes by default: "
+        "set engine.default.cpu_kv_gib.",
     ),
     _signature(
         r"Externally held weights on device .*exceed the desired GPU memory utilization.*",

@@ -23,6 +23,14 @@ There appear to be 1 leaked shared_memory objects to clean up at shutdown
 START_TEXTS = [
     (
         (
+            "ValueError: Available memory on node 0 (15.92/17.84 GiB) on startup is less than "
+            "desired CPU memory utilization (0.92, 16.41 GiB). On the CPU backend, the "
+            "`--gpu-memory-utilization` flag controls the fraction of CPU memory reserved"
+        ),
+        FailureKind.FOREIGN_MEMORY,
+    ),
+    (
+        (
             "ValueError: No available memory for the cache blocks. Try increasing "
             "`gpu_memory_utilization` when initializing the engine (this flag also controls CPU "
             "memory reservation on the CPU backend, despite its name)."

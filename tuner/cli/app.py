@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from profiles.errors import ExitCode, TunerError
 from tuner import config_file
 from tuner.client import ControlClient
 from tuner.config import Config
+from tuner.starting import start_command
 from tuner.version import version
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -41,10 +41,9 @@ class Session:
 
     def client(self) -> ControlClient:
         """A client of this configuration's daemon."""
-        start = "tuner run"
-        if self.config is not None:
-            start = f"tuner --config {shlex.quote(str(self.config))} run"
-        return ControlClient(config_file.load_paths(self.config_path()), start=start)
+        path = self.config_path()
+        start = start_command(path, named=self.config is not None)
+        return ControlClient(config_file.load_paths(path), start=start)
 
     def show(self, answer: object, render: Callable[[], RenderableType | str]) -> None:
         """Put the data on stdout: the answer itself with --json, else its rendering."""
