@@ -40,7 +40,9 @@ class Failure(BaseModel):
     @property
     def told(self) -> str:
         """The sentence with what the engine says itself."""
-        return f"{self.sentence} It says: {self.evidence}" if self.evidence else self.sentence
+        if not self.evidence:
+            return self.sentence
+        return f"{self.sentence} It says: {self.evidence.removesuffix('.')}."
 
 
 class Block(BaseModel):

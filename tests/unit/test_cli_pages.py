@@ -371,3 +371,14 @@ def test_the_status_page_says_why_knobs_are_not_live(daemon):
     )
 
     assert "live     knobs change by restart: no dynamic_sd_lookup" in tuner("status").stdout
+
+
+def test_a_reason_is_said_once():
+    """The operator's own configuration said "your own configuration" twice, as reason and proof."""
+    shown = {"id": "b7816c61", "workload": "any", "label": "off", "since": 0.0, "why": "yours"}
+
+    once = render_status.profile({**shown, "evidence": {"sentence": "yours"}}, 0.0)
+    both = render_status.profile({**shown, "evidence": {"sentence": "+9 % in 5 pairs"}}, 0.0)
+
+    assert ["because yours"] == once[1:]
+    assert ["because yours", "+9 % in 5 pairs"] == both[1:]

@@ -93,9 +93,9 @@ def profile(data: Mapping[str, Any], now: float) -> list[str]:
         ),
         f"because {safe(data.get('why'))}",
     ]
-    evidence = part(data, "evidence")
-    if evidence.get("sentence"):
-        lines.append(safe(evidence["sentence"]))
+    proof = part(data, "evidence").get("sentence")
+    if proof and proof != data.get("why"):  # of the operator's own configuration both are one
+        lines.append(safe(proof))
     return lines
 
 
