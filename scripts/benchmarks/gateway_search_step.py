@@ -4,6 +4,7 @@ import random
 import time
 
 from profiles.knobs import PLAIN_FLAGS, SPECULATIVE_FLAG, Drafter, Knobs
+from service.polite import give_way
 from tuner.config import SpaceConfig
 from tuner.space import Space, build_space
 from tuner.study import Row, suggest
@@ -31,7 +32,8 @@ def study(space: Space, rng: random.Random) -> list[Row]:
 
 
 def main() -> None:
-    """Compute until ended; a line with its seconds for each step."""
+    """Compute until ended, at tunerd's priority; a line with its seconds for each step."""
+    give_way()
     rng, space = random.Random(SEED), large_space()
     rows = study(space, rng)
     for seed in range(10**9):
