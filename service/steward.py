@@ -15,9 +15,11 @@ from service.holds import allowed
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
 from service.probation import Trial, promised, regression
+from service.room import lacking
 from service.state import Parts, State
 from service.table_sweep import SweepRequest
 from tuner.gpu_reading import NO_START, FaultCode
+from tuner.paths import Paths
 
 log = logging.getLogger(__name__)
 
@@ -116,27 +118,29 @@ class Steward:
             self._post(Event.SWITCH_WANTED)  # its rows are kept; the next session goes on
 
     def _spared(self, decision: Decision, facts: Facts) -> Decision:
-        """The decision, without a restart that a broken driver would turn into an outage."""
-        fault = self.parts.lab.fault
+        """The decision, without a restart that would be an outage: a broken driver, a full disk."""
         restart = decision.switch and not decision.live and facts.manual is None
-        if not restart or fault is None or fault.code not in NO_START:
+        fault = self._no_start() if restart else None
+        if fault is None:
             return decision
-        why = f"{decision.why}; waiting: {fault.sentence}"
+        why = f"{decision.why}; waiting: {fault}"
         return replace(decision, profile=facts.in_force, switch=False, why=why)
+
+    def _no_start(self) -> str | None:
+        """Why no engine could be started now, as words; None as far as is known."""
+        fault = self.parts.lab.fault
+        if fault is not None and fault.code in NO_START:
+            return fault.sentence
+        return lacking(Paths.of(self.parts.config))
 
     async def best_now(self) -> tuple[Profile, str]:
         """What should serve after a session, whatever a restart costs, and why.
 
-        With a driver that can start no engine it is the engine that the session has left.
+        Where no engine can be started it is the one that the session has left.
         """
-        facts, engine, fault = await self.facts(), self.parts.slot.engine, self.parts.lab.fault
-        if (
-            fault is not None
-            and fault.code in NO_START
-            and engine is not None
-            and self.parts.slot.runs(engine.knobs)
-        ):
-            why = f"it runs, and no other engine could be started: {fault.sentence}"
+        facts, engine, fault = await self.facts(), self.parts.slot.engine, self._no_start()
+        if fault is not None and engine is not None and self.parts.slot.runs(engine.knobs):
+            why = f"it runs, and no other engine could be started: {fault}"
             left = Profile(
                 knobs=engine.knobs,
                 platform=self.parts.platform.digest,
@@ -335,9 +339,9 @@ class Steward:
 
     async def paused(self) -> str | None:
         """A machine that cannot be measured, or live traffic in a session nobody asked for."""
-        fault = self.parts.lab.fault
-        if fault is not None:
-            return fault.sentence
+        fault, full = self.parts.lab.fault, lacking(Paths.of(self.parts.config))
+        if fault is not None or full is not None:
+            return full if fault is None else fault.sentence
         gateway = await self.parts.gateway.state()
         last = gateway["last_request_at"]
         if self.state.tuned_by_hand or last is None or last < self.state.since:

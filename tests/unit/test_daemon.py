@@ -17,6 +17,7 @@ from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
 from profiles.platform import fingerprint
 from profiles.profile import Origin, Profile
+from service import steward
 from service.archive import Archive
 from service.daemon import Daemon
 from service.engine import EngineStartError
@@ -659,6 +660,22 @@ async def test_no_engine_is_restarted_that_could_not_start_again(daemon, fault, 
     assert restarts == found.switch
     assert restarts or found.why.startswith("it is faster; waiting: GPU-1 is lost")
     assert daemon.steward._spared(wish, replace(facts, manual=profile(8))).switch
+
+
+async def test_no_engine_is_given_up_on_a_full_disk(daemon, monkeypatch):
+    """F41: a switch of the policy ended the engine that served, and none could be started.
+
+    Nor is a search begun or gone on with; what a live change can have needs no disk.
+    """
+    monkeypatch.setattr(steward, "lacking", lambda _: "/state has 0 MiB free")
+    wish = Decision(profile=profile(8), why="it is faster", switch=True)
+    facts = await daemon.steward.facts()
+    found = daemon.steward._spared(wish, facts)
+
+    assert (False, facts.in_force) == (found.switch, found.profile)
+    assert "it is faster; waiting: /state has 0 MiB free" == found.why
+    assert daemon.steward._spared(replace(wish, live=True), facts).switch
+    assert "/state has 0 MiB free" == await daemon.steward.paused()
 
 
 async def test_a_profile_that_has_aged_is_promoted_again_when_there_is_time(daemon):
