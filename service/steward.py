@@ -119,17 +119,16 @@ class Steward:
 
     def _spared(self, decision: Decision, facts: Facts) -> Decision:
         """The decision, without a restart that would be an outage: a broken driver, a full disk."""
-        restart = decision.switch and not decision.live and facts.manual is None
-        fault = self._no_start() if restart else None
-        if fault is None:
+        fault = self._no_start(by_hand=facts.manual is not None)
+        if fault is None or not decision.switch or decision.live:
             return decision
         why = f"{decision.why}; waiting: {fault}"
         return replace(decision, profile=facts.in_force, switch=False, why=why)
 
-    def _no_start(self) -> str | None:
-        """Why no engine could be started now, as words; None as far as is known."""
+    def _no_start(self, *, by_hand: bool = False) -> str | None:
+        """Why no engine could be started now, as words; the operator may know more of a driver."""
         fault = self.parts.lab.fault
-        if fault is not None and fault.code in NO_START:
+        if fault is not None and fault.code in NO_START and not by_hand:
             return fault.sentence
         return lacking(Paths.of(self.parts.config))
 

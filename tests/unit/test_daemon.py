@@ -675,6 +675,7 @@ async def test_no_engine_is_given_up_on_a_full_disk(daemon, monkeypatch):
     assert (False, facts.in_force) == (found.switch, found.profile)
     assert "it is faster; waiting: /state has 0 MiB free" == found.why
     assert daemon.steward._spared(replace(wish, live=True), facts).switch
+    assert not daemon.steward._spared(wish, replace(facts, manual=profile(8))).switch
     assert "/state has 0 MiB free" == await daemon.steward.paused()
 
 
