@@ -160,7 +160,8 @@ class Booted:
         return self.run("systemctl", "show", "-P", name, unit).stdout.strip()
 
     def journal(self, unit: str) -> str:
-        """What a unit has said."""
+        """What a unit has said; its last words may still be under way when it has ended."""
+        self.run("journalctl", "--sync")
         return self.run("journalctl", "-o", "cat", "--no-pager", "-n", "60", "-u", unit).stdout
 
     def off(self) -> None:

@@ -127,14 +127,18 @@ def test_a_stream_runs_through_an_upgrade(split):
         second = upgrade(split, code)
         told = client.stdout.read().removesuffix("\n")
     split.script()
+    after = split.system.show(TUNERD, "MainPID")
+    back = upgrade(split, str(ROOT))  # the other code lacks what the next test's engine imports
+    split.serves(TUNERD)
 
     assert (1, 0, 0) == (dry.returncode, first.returncode, second.returncode), first.stderr
+    assert (0, str(ROOT)) == (back.returncode, code_of(split, TUNERD)), back.stderr
     assert (str(ROOT), code) == (old, new)
     assert answer("long", 200) == told
     assert "systemctl restart tuner-gateway" in first.stdout
     assert "Every file is as it should be." in second.stdout
     assert (engine, gateway) == (split.engine(), split.system.show(GATEWAY, "MainPID"))
-    assert main == split.system.show(TUNERD, "MainPID")
+    assert main == after
     assert answer("new", 8) == split.client("complete", "new", "8")
 
 
