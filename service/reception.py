@@ -5,6 +5,7 @@ Anybody on the machine may ask for the status, so nobody may take all the descri
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import struct
@@ -13,6 +14,8 @@ from collections import Counter
 from aiohttp import web
 
 from profiles.errors import ExitCode
+
+log = logging.getLogger(__name__)
 
 PER_USER = 64  # connections of one user; a command of `tuner` takes one
 OF_OTHERS = 256  # of all users but root and ours: a user may own 65536 ids (subuid(5))
@@ -51,7 +54,11 @@ class Reception:
             except OSError:  # no descriptor is left; what waits stays in the queue
                 await asyncio.sleep(PAUSE_S)
                 continue
-            await self._admit(connection)
+            try:
+                await self._admit(connection)
+            except Exception:  # one connection must not make us deaf to all others
+                log.exception("cannot let a connection in")
+                connection.close()
 
     async def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(False)

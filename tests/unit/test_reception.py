@@ -81,6 +81,25 @@ async def test_users_do_not_take_each_others_place(socket, monkeypatch):
     assert [200, 200, 200, 503, 200, 200, 503, 503] == found
 
 
+async def test_one_that_cannot_be_let_in_is_in_nobodys_way(socket, monkeypatch, caplog):
+    """A defect at one connection was the end of the task that accepts, and tunerd was deaf."""
+    seen = iter([ValueError("a defect")])
+
+    def user(_):
+        error = next(seen, None)
+        if error is not None:
+            raise error
+        return 1
+
+    monkeypatch.setattr(reception, "_user", user)
+    reader, writer = await asyncio.open_unix_connection(socket)
+    assert b"" == await reader.read()
+    writer.close()
+
+    assert (200, "hello") == await asked(socket)
+    assert "cannot let a connection in" in caplog.text
+
+
 async def test_without_a_descriptor_it_waits(socket, monkeypatch):
     """Who connects while no descriptor is left is served when there is one again."""
     monkeypatch.setattr(reception, "PAUSE_S", 0.1)
