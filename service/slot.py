@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -21,6 +21,7 @@ from service.gateway_client import EngineRoute, GatewayClient
 from service.launch import CACHE_VARIABLE, launch_of
 from service.live_files import LiveKnobs
 from service.logs import forget_old
+from service.room import Room, needed
 from tuner.config import Config
 from tuner.paths import Paths
 
@@ -56,6 +57,7 @@ class Slot:
         self.engine: Engine | None = None
         self.last_start_s: float | None = None
         self.restarts = 0
+        self.room = Room(paths)
         # why engines are started without live knobs; None while they are with them
         self.live_fault: str | None = None if config.live.enabled else "live.enabled is false"
         self._config = config
@@ -132,7 +134,7 @@ class Slot:
         Raises:
             EngineStartError: the new engine did not come up; the slot is empty.
         """
-        async with self._lock, _sentences():
+        async with self._lock, needed():
             plan = self.plan(knobs, profile=profile, purpose=purpose)
             await self.hold(f"the engine is replaced by {knobs.label()}", eta_s=self.eta_s)
             inject.at(inject.Point.HELD)
@@ -147,6 +149,7 @@ class Slot:
             inject.at(inject.Point.ROUTED_NOWHERE)
             self.restarts += 1
             await asyncio.to_thread(forget_old, self._places.logs)
+            await asyncio.to_thread(self.room.spend)
             if not self._in_units:  # there the launcher does it, with the right to
                 share_model_infos(Path(plan.env[CACHE_VARIABLE]))
             self.engine = await Engine.launch(plan)
@@ -332,19 +335,3 @@ class Slot:
                 self._on_death()
 
         engine.on_death(died)
-
-
-@contextlib.asynccontextmanager
-async def _sentences() -> AsyncIterator[None]:
-    """Say what an engine's files lack; nothing of a start that failed is left.
-
-    Raises:
-        UnavailableError: a file cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UnavailableError(
-            f"Cannot write what an engine needs: {error.strerror or error}.",
-            hint="Make room in state_dir and runtime_dir.",
-        ) from error

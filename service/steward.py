@@ -15,11 +15,9 @@ from service.holds import allowed
 from service.modes import Event, Mode, accepts
 from service.policy import MANUAL_WHY, Decision, Facts, decide, wanted
 from service.probation import Trial, promised, regression
-from service.room import lacking
 from service.state import Parts, State
 from service.table_sweep import SweepRequest
 from tuner.gpu_reading import NO_START, FaultCode
-from tuner.paths import Paths
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +46,7 @@ class Steward:
         """Decide once per interval until cancelled."""
         while True:
             await asyncio.sleep(self.parts.config.policy.interval_s)
+            await asyncio.to_thread(self.parts.slot.room.keep)
             try:
                 await self.consider()
                 await self.books.keep()
@@ -130,7 +129,7 @@ class Steward:
         fault = self.parts.lab.fault
         if fault is not None and fault.code in NO_START and not by_hand:
             return fault.sentence
-        return lacking(Paths.of(self.parts.config))
+        return self.parts.slot.room.lacking()
 
     async def best_now(self) -> tuple[Profile, str]:
         """What should serve after a session, whatever a restart costs, and why.
@@ -338,7 +337,7 @@ class Steward:
 
     async def paused(self) -> str | None:
         """A machine that cannot be measured, or live traffic in a session nobody asked for."""
-        fault, full = self.parts.lab.fault, lacking(Paths.of(self.parts.config))
+        fault, full = self.parts.lab.fault, self.parts.slot.room.lacking()
         if fault is not None or full is not None:
             return full if fault is None else fault.sentence
         gateway = await self.parts.gateway.state()

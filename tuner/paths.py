@@ -65,6 +65,11 @@ class Paths:
         return self.state / "engine.json"
 
     @property
+    def reserve(self) -> Path:
+        """Room that is set aside for the start of an engine on a full disk."""
+        return self.state / "reserve"
+
+    @property
     def logs(self) -> Path:
         """One log file per engine start."""
         return self.state / "log"

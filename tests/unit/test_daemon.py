@@ -17,7 +17,6 @@ from profiles.knobs import Knobs
 from profiles.measurement import Failure, FailureKind
 from profiles.platform import fingerprint
 from profiles.profile import Origin, Profile
-from service import steward
 from service.archive import Archive
 from service.daemon import Daemon
 from service.engine import EngineStartError
@@ -61,6 +60,7 @@ class Slot:
         self.died = callback
 
     live_fault = None
+    room = SimpleNamespace(lacking=lambda: None, keep=lambda: None)
 
     def plan(self, knobs, *, profile, purpose):
         return SimpleNamespace(digest=knobs.digest())
@@ -667,7 +667,8 @@ async def test_no_engine_is_given_up_on_a_full_disk(daemon, monkeypatch):
 
     Nor is a search begun or gone on with; what a live change can have needs no disk.
     """
-    monkeypatch.setattr(steward, "lacking", lambda _: "/state has 0 MiB free")
+    room = SimpleNamespace(lacking=lambda: "/state has 0 MiB free")
+    monkeypatch.setattr(daemon.parts.slot, "room", room)
     wish = Decision(profile=profile(8), why="it is faster", switch=True)
     facts = await daemon.steward.facts()
     found = daemon.steward._spared(wish, facts)
