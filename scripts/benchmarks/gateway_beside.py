@@ -2,9 +2,9 @@
 
 A whole service: gateway, tunerd and a fake vLLM; the gateway is then pointed at the scripted
 upstream. The search step runs in a process of its own, as tunerd's does beside the gateway, and
-loops; a plain loop in its place shows what a busy core does whoever keeps it busy. "apart" keeps
-gateway, upstream and client on one core and the disturber on the other; "shared" leaves both to
-the kernel.
+loops, at the low priority that tunerd gives it and at the usual one; a plain loop in its place
+shows what a busy core does whoever keeps it busy. "apart" keeps gateway, upstream and client on
+one core and the disturber on the other; "shared" leaves both to the kernel.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from gateway_ways import HERE, ROOT, Way, route, spawn, upstream
 from peers_process import free_port
 
 SHAPE = Shape(streams=32, tokens=150, token_s=0.02)
-STATES = ("quiet", "searching", "hung", "busy loop")
+STATES = ("quiet", "searching", "usual priority", "hung", "busy loop")
 PLACES = {"apart": (0,), "shared": (0, 1)}  # cores of gateway, upstream and client
 OTHER = {"apart": (1,), "shared": (0, 1)}  # of what disturbs them
 KEYS = (("chunk_p50_ms", "p50, ms", 3), ("chunk_p99_ms", "p99, ms", 2))
@@ -53,17 +53,20 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         step = str(HERE / "gateway_search_step.py")
         disturbers = {
             "searching": spawn(stack, folder, "search", [sys.executable, step]),
+            "usual priority": spawn(stack, folder, "usual", [sys.executable, step, "usual"]),
             "busy loop": spawn(stack, folder, "loop", [sys.executable, "-c", "while True: pass"]),
         }
         log = folder / "search.log"
-        while not log.read_text():  # imports, and the first step
-            time.sleep(0.2)
+        for each in (log, folder / "usual.log"):
+            while not each.read_text():  # imports, and the first step
+                time.sleep(0.2)
         for pid in disturbers.values():
             os.kill(pid, signal.SIGSTOP)
             stack.callback(os.kill, pid, signal.SIGCONT)  # else it could not be ended in time
         measure(gateway, SHAPE)
         for _ in range(options.rounds):
-            for place, state in random.sample([(p, s) for p in PLACES for s in STATES], 8):
+            both = [(place, state) for place in PLACES for state in STATES]
+            for place, state in random.sample(both, len(both)):
                 gateway.pin(PLACES[place])
                 psutil.Process(engine_pid).cpu_affinity(list(PLACES[place]))
                 halted = tunerd.pid if state == "hung" else None

@@ -1,6 +1,7 @@
 """Search steps without end, as tunerd computes them: a Gaussian process over a large study."""
 
 import random
+import sys
 import time
 
 from profiles.knobs import PLAIN_FLAGS, SPECULATIVE_FLAG, Drafter, Knobs
@@ -32,8 +33,12 @@ def study(space: Space, rng: random.Random) -> list[Row]:
 
 
 def main() -> None:
-    """Compute until ended, at tunerd's priority; a line with its seconds for each step."""
-    give_way()
+    """Compute until ended; a line with its seconds for each step.
+
+    At the priority that tunerd gives it, or with `usual` at that of everything else.
+    """
+    if sys.argv[1:] != ["usual"]:
+        give_way()
     rng, space = random.Random(SEED), large_space()
     rows = study(space, rng)
     for seed in range(10**9):
