@@ -11,7 +11,7 @@ from yarl import URL
 from service.gateway import body, ending, envelopes, errors, headers, sse
 from service.gateway.call import EVENT_STREAM, Call, upstream_headers
 from service.gateway.comments import Comments, beginning, continues
-from service.gateway.gate import Engine
+from service.gateway.gate import Engine, Ticket
 from service.gateway.route import Router
 from service.gateway.upstream import BUFFER_BYTES, Pool, fail_when_lost
 from service.gateway.writing import passed_on, taken
@@ -94,10 +94,10 @@ class Relay:
         """The engine to send to, after a wait if the gate holds."""
         ticket = call.ticket
         assert ticket is not None  # noqa: S101 - set before
-        if ticket.engine is None and not self.stopping:  # a slow body may end after the stop
+        if ticket.engine is None:
             try:
                 async with asyncio.timeout(max(self._hold_s - ticket.held_s, 0.0)):
-                    await self._comments.wait(call)
+                    await self._woken(call, ticket)
             except TimeoutError:
                 if ticket.engine is None:  # else it was released in the same instant
                     raise errors.HoldTimeoutError(
@@ -109,6 +109,16 @@ class Relay:
         if ticket.engine is None:
             raise errors.StoppingError
         return ticket.engine
+
+    async def _woken(self, call: Call, ticket: Ticket) -> None:
+        """Wait until it may go, is refused, or we stop, as we may when a slow body has ended.
+
+        A refusal may be over, and the gate hold again, before one hears of it who was writing a
+        comment.
+        """
+        while ticket.engine is None and not (self.stopping or self._gate.refuses):
+            await self._comments.wait(call)
+            call.awake.clear()
 
     def _again(self, call: Call, outcome: str) -> None:
         """Back to the gate, unless it was silent, sent often enough, or we stop."""
