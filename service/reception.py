@@ -37,7 +37,7 @@ class Reception:
         listener.setblocking(False)
         self._listener = listener  # ours from now on
         self._trusted = frozenset({0, os.geteuid()}) if trusted is None else trusted
-        self._users: dict[asyncio.BaseProtocol, int] = {}  # of those that we let in
+        self._users: dict[asyncio.BaseProtocol, int] = {}  # who counts, of those that we let in
         self._task = asyncio.create_task(self._receive(), name="reception")
 
     async def close(self) -> None:
@@ -73,7 +73,8 @@ class Reception:
         except OSError:  # it has gone
             connection.close()
             return
-        self._users[protocol] = user
+        if user not in self._trusted:
+            self._users[protocol] = user
 
     def _has_room(self, user: int) -> bool:
         """Whether a further connection of this user fits."""
@@ -81,7 +82,7 @@ class Reception:
             return True
         open_now = set(self._server.connections)
         self._users = {who: uid for who, uid in self._users.items() if who in open_now}
-        count = Counter(uid for uid in self._users.values() if uid not in self._trusted)
+        count = Counter(self._users.values())
         return count[user] < PER_USER and count.total() < OF_OTHERS
 
 

@@ -1,7 +1,7 @@
 """What tests ask of an installed tunerd from inside its system; the answer is one line.
 
 Usage:  client.py complete|stream PROMPT TOKENS | direct SOCKET PROMPT TOKENS
-                | load CLIENTS TOKENS | knock | ask SOCKET UID GID
+                | load CLIENTS TOKENS | knock | ask SOCKET UID GID | crowd SOCKET UID UID
         (stream and load: a line more, `begun`, once every answer has begun;
          load and knock: go on until standard input ends)
 """
@@ -17,6 +17,7 @@ import threading
 
 ADDRESS = ("127.0.0.1", 8000)
 ANSWER_S = 120.0
+PER_USER = 64  # connections, as tunerd's
 HEADERS = {"Content-Type": "application/json"}
 
 
@@ -150,6 +151,25 @@ def ask(path, uid, gid):
     os.setgroups([])
     os.setgid(int(gid))
     os.setuid(int(uid))
+    return status_line(path)
+
+
+def crowd(path, first, second):
+    """What a user is told that has as many connections as it may, and then another user."""
+    held, told = [], []
+    os.seteuid(int(first))
+    for _ in range(PER_USER):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(path)
+    told.append(status_line(path))
+    os.seteuid(0)
+    os.seteuid(int(second))
+    told.append(status_line(path))
+    return json.dumps(told)
+
+
+def status_line(path):
+    """The status line of `GET /v1/status`, or the error's name."""
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(ANSWER_S)
         try:
@@ -160,6 +180,8 @@ def ask(path, uid, gid):
         return link.recv(4096).decode(errors="replace").splitlines()[0]
 
 
+VERBS = (complete, stream, direct, load, knock, ask, crowd)
+
 if __name__ == "__main__":
-    verbs = {each.__name__: each for each in (complete, stream, direct, load, knock, ask)}
+    verbs = {each.__name__: each for each in VERBS}
     print(verbs[sys.argv[1]](*sys.argv[2:]), flush=True)

@@ -34,6 +34,13 @@ def test_an_engine_runs_as_its_own_user_and_answers(split):
     assert answer("hello", 8) == split.client("complete", "hello", "8")
 
 
+def test_in_three_units_too_a_user_that_takes_all_its_connections_is_in_nobodys_way(split):
+    """F84: as in the one unit; tunerd is another one here."""
+    said = split.client("crowd", "/run/tuner/status.sock", "1001", "1002")
+
+    assert ["HTTP/1.1 503 Service Unavailable", "HTTP/1.1 200 OK"] == json.loads(said)
+
+
 def test_a_killed_tunerd_loses_no_request_and_finds_its_engine(split):
     """SIGKILL of tunerd under load: every answer is right, and the engine is the same process."""
     before = split.engine()

@@ -65,6 +65,16 @@ def test_who_may_open_which_socket(served):
     assert "HTTP/1.1 200 OK" == served.client("ask", names[1], OUTSIDER, OUTSIDER)
 
 
+def test_a_user_that_takes_all_its_connections_is_in_nobodys_way(served):
+    """F84: users are told apart at the socket, which a sandbox with PrivateUsers=yes prevents.
+
+    There all but root were one, and whoever took 64 connections shut the others out.
+    """
+    said = served.client("crowd", "/run/tuner/status.sock", "1001", "1002")
+
+    assert ["HTTP/1.1 503 Service Unavailable", "HTTP/1.1 200 OK"] == json.loads(said)
+
+
 def test_a_stop_waits_for_a_stream(served):
     """`systemctl stop` under a running answer: it comes whole, and the unit ends well."""
     served.script(json.dumps({"token_delay_s": 0.05}))

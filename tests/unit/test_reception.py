@@ -118,3 +118,23 @@ async def test_without_a_descriptor_it_waits(socket, monkeypatch):
         one.close()
 
     assert (200, "hello") == await asked(socket)
+
+
+async def test_nothing_is_kept_of_those_who_are_not_counted(tmp_path):
+    """Every connection of root, and of our own user, was kept for ever: memory grew with each.
+
+    They were looked through only when somebody else came, which on most machines nobody does.
+    """
+
+    async def hello(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="hello")
+
+    server = web.Server(hello)
+    receiving = Reception(server, _bound(tmp_path / "s", 0o600))
+    for _ in range(5):
+        assert (200, "hello") == await asked(tmp_path / "s")
+    kept = dict(receiving._users)
+    await receiving.close()
+    await server.shutdown(1.0)
+
+    assert {} == kept
