@@ -1,5 +1,6 @@
 """A tuning session: a search over engine starts, then a promotion on fresh starts."""
 
+import asyncio
 import logging
 import math
 import time
@@ -10,7 +11,6 @@ from profiles.knobs import Knobs
 from profiles.measurement import Measurement
 from profiles.profile import Origin, Profile
 from service.archive import Archive
-from service.polite import politely
 from service.trial import ClassPlan, TrialPlan, TrialRunner
 from tuner.config import TuningConfig
 from tuner.design import Start
@@ -112,7 +112,7 @@ class TuningSession:
         spent = await self._spent()
         while True:
             histories = await self._histories()
-            chosen = await politely(
+            chosen = await asyncio.to_thread(
                 next_for_classes,
                 histories,
                 study.space,

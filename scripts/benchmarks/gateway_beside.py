@@ -2,8 +2,8 @@
 
 A whole service: gateway, tunerd and a fake vLLM; the gateway is then pointed at the scripted
 upstream. The search step runs in a process of its own, as tunerd's does beside the gateway, and
-loops, at the low priority that tunerd gives it and at the usual one; a plain loop in its place
-shows what a busy core does whoever keeps it busy. "apart" keeps gateway, upstream and client on
+loops, at tunerd's priority and at a low one; a plain loop in its place shows what a busy core does
+whoever keeps it busy. "apart" keeps gateway, upstream and client on
 one core and the disturber on the other; "shared" leaves both to the kernel.
 """
 
@@ -25,7 +25,7 @@ from gateway_ways import HERE, ROOT, Way, route, spawn, upstream
 from peers_process import free_port
 
 SHAPE = Shape(streams=32, tokens=150, token_s=0.02)
-STATES = ("quiet", "searching", "usual priority", "hung", "busy loop")
+STATES = ("quiet", "searching", "low priority", "hung", "busy loop")
 PLACES = {"apart": (0,), "shared": (0, 1)}  # cores of gateway, upstream and client
 OTHER = {"apart": (1,), "shared": (0, 1)}  # of what disturbs them
 KEYS = (("chunk_p50_ms", "p50, ms", 3), ("chunk_p99_ms", "p99, ms", 2))
@@ -50,14 +50,14 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             url=f"http://127.0.0.1:{service.port}",
             pid=service.named("service.gateway")[0].pid,
         )
-        step = str(HERE / "gateway_search_step.py")
+        step = [sys.executable, str(HERE / "gateway_search_step.py")]
         disturbers = {
-            "searching": spawn(stack, folder, "search", [sys.executable, step]),
-            "usual priority": spawn(stack, folder, "usual", [sys.executable, step, "usual"]),
+            "searching": spawn(stack, folder, "search", step),
+            "low priority": spawn(stack, folder, "low", ["nice", "-n", "10", *step]),
             "busy loop": spawn(stack, folder, "loop", [sys.executable, "-c", "while True: pass"]),
         }
         log = folder / "search.log"
-        for each in (log, folder / "usual.log"):
+        for each in (log, folder / "low.log"):
             while not each.read_text():  # imports, and the first step
                 time.sleep(0.2)
         for pid in disturbers.values():

@@ -1,11 +1,9 @@
 """Search steps without end, as tunerd computes them: a Gaussian process over a large study."""
 
 import random
-import sys
 import time
 
 from profiles.knobs import PLAIN_FLAGS, SPECULATIVE_FLAG, Drafter, Knobs
-from service.polite import give_way
 from tuner.config import SpaceConfig
 from tuner.space import Space, build_space
 from tuner.study import Row, suggest
@@ -33,12 +31,7 @@ def study(space: Space, rng: random.Random) -> list[Row]:
 
 
 def main() -> None:
-    """Compute until ended; a line with its seconds for each step.
-
-    At the priority that tunerd gives it, or with `usual` at that of everything else.
-    """
-    if sys.argv[1:] != ["usual"]:
-        give_way()
+    """Compute until ended; a line with its seconds for each step."""
     rng, space = random.Random(SEED), large_space()
     rows = study(space, rng)
     for seed in range(10**9):
