@@ -74,3 +74,14 @@ def default_profile(platform: str, knobs: Knobs) -> Profile:
         origin=Origin.DEFAULT,
         evidence=Evidence(sentence="your own configuration"),
     )
+
+
+def left_profile(platform: str, knobs: Knobs, why: str) -> Profile:
+    """What a session has left running, as a profile for any class."""
+    return Profile(
+        knobs=knobs,
+        platform=platform,
+        workload="any",
+        origin=Origin.SEARCH,
+        evidence=Evidence(sentence=why),
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from profiles.errors import ExitCode, RestartError, TunerError
 from service.activation import handed
 from service.archive import Archive
+from service.card_memory import CardMemory
 from service.cards_lock import only_user, used
 from service.control import Control, Given
 from service.daemon import Daemon
@@ -30,13 +31,14 @@ from service.notify import Beat, Notifier
 from service.observer import Observer
 from service.reload import reload
 from service.reloader import Reloader
+from service.room import Room
 from service.slot import Slot
 from service.state import Parts
 from tuner.config import Config
 from tuner.config_file import load
 from tuner.devices import visible
 from tuner.fit import DRAFT, LOAD, TELEMETRY, inspect, installed_root
-from tuner.flags import installed_version
+from tuner.flags import installed
 from tuner.nvml import gpus
 from tuner.objective import Goals
 from tuner.paths import Paths, UnitPlaces
@@ -110,7 +112,7 @@ async def compose_and_run(
 ) -> None:
     """Run the daemon on what is opened here; `opened` closes it, the last first."""
     beat = Beat(notifier)
-    vllm = await installed_version(config.engine.command, config.engine.env)
+    vllm = await installed(config.engine.command, config.engine.env)
     cards = await asyncio.to_thread(gpus)
     environment = {**os.environ, **config.engine.env}  # as the engine gets it
     uuids = [card.uuid for card in cards]
@@ -120,17 +122,18 @@ async def compose_and_run(
     telemetry = Telemetry(uuids=seen)
     telemetry.start()
     opened.callback(telemetry.close)
-    archive = await Archive.open(paths.store, Goals.of(config.tuning))
+    archive = await Archive.open(paths.store, Goals.of(config.tuning), relief=Room(paths).spend)
     opened.push_async_callback(archive.close)
     gateway = GatewayClient(paths.gateway_socket)
     opened.push_async_callback(gateway.close)
-    slot = Slot(config, paths, gateway, program.units)
+    cards_read = CardMemory(lambda: () if vllm.on_cpu else telemetry.snapshot().gpus.values())
+    slot = Slot(config, paths, gateway, program.units, cards_read)
     if slot.live_fault is None:
         slot.live_fault = await live_fault(config)
     daemon = Daemon(
         Parts(
             config=config,
-            platform=await platform_of(config, vllm),
+            platform=await platform_of(config, vllm.version),
             archive=archive,
             gateway=gateway,
             slot=slot,

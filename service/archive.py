@@ -31,22 +31,35 @@ T = TypeVar("T")
 class Archive:
     """Async access to the one store; every call is one small transaction."""
 
-    def __init__(self, store: Store, thread: ThreadPoolExecutor, goals: Goals) -> None:
+    def __init__(
+        self, store: Store, thread: ThreadPoolExecutor, goals: Goals, relief: Callable[[], None]
+    ) -> None:
         self.store = store
         self.goals = goals  # verdicts that were reached under others decide nothing
         self._thread = thread
+        self._relief = relief
 
     @classmethod
-    async def open(cls, path: Path, goals: Goals = DEFAULT) -> "Archive":
-        """Open the store, migrating it if it is older.
+    async def open(
+        cls, path: Path, goals: Goals = DEFAULT, *, relief: Callable[[], None] = lambda: None
+    ) -> "Archive":
+        """Open the store, migrating it if it is older; `relief` makes room on a full disk.
 
         Raises:
             StoreError: it cannot be used, with the reason.
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         loop = asyncio.get_running_loop()
-        store = await loop.run_in_executor(thread, lambda: Store.open(path, now=time.time()))
-        opened = cls(store, thread, goals)
+
+        def opening() -> Store:
+            try:
+                return Store.open(path, now=time.time())
+            except StoreError:  # SQLite makes its files anew after a clean stop
+                relief()
+                return Store.open(path, now=time.time())
+
+        store = await loop.run_in_executor(thread, opening)
+        opened = cls(store, thread, goals, relief)
         if store.slow is not None:
             log.warning("%s", store.slow)
             await opened.event("store", store.slow)
@@ -211,6 +224,7 @@ class Archive:
                 return await self.call(function, *args, **kwargs)
             except StoreError as error:
                 log.warning("waiting for the store, %g s: %s", pause_s, error.sentence())
+            await asyncio.to_thread(self._relief)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_MOST_S)
 

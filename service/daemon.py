@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 
 from profiles.errors import ConflictError, RestartError, TunerError, UnavailableError
 from service import inject
-from service.engine import EngineStartError
 from service.memory import remembered
 from service.modes import Effect, Event, Mode, step
 from service.policy import switched
+from service.start_fault import START_ERRORS, StartFault
 from service.state import Parts, first_state
 from service.steward import Steward
 from service.watchman import Watchman
@@ -131,7 +131,7 @@ class Daemon:
         if self.state.mode is Mode.DRAINING and await self._kept():
             self.post(Event.ENGINE_READY)
             return
-        fault = slot.live_fault
+        fault, self.state.start_fault = slot.live_fault, None
         try:
             await slot.replace(
                 target.knobs,
@@ -139,21 +139,20 @@ class Daemon:
                 purpose="serve",
                 drained=lambda: self.post(Event.DRAINED),
             )
-        except EngineStartError as error:
-            await self._did_not_start(error.failure.sentence, error.told)
-        except TunerError as error:
-            await self._did_not_start(error.sentence())
+        except START_ERRORS as error:
+            await self._did_not_start(StartFault.of(error))
         else:
             self.post(Event.ENGINE_READY)
         if slot.live_fault != fault:
             await self.say("live", f"knobs change by restart only: {slot.live_fault}")
 
-    async def _did_not_start(self, why: str, told: str = "") -> None:
+    async def _did_not_start(self, fault: StartFault) -> None:
         state, target = self.state, self.state.target
-        state.trouble = f"no engine starts ({target.knobs.label()}: {why})"
+        state.trouble = f"no engine starts ({target.knobs.label()}: {fault.why})"
+        state.start_fault = fault
         if target.knobs == state.default.knobs:
             state.deaths.did_not_start()
-        await self.say("start_failed", f"{target.knobs.label()}: {told or why}")
+        await self.say("start_failed", f"{target.knobs.label()}: {fault.told}")
         self.parts.check_config()
         self.post(Event.START_FAILED)
 
@@ -220,19 +219,17 @@ class Daemon:
             self.state.manual = None
 
     async def _quarantine(self) -> None:
-        archive, bad = self.parts.archive, self.state.target
-        if bad.knobs != self.state.default.knobs:
-            seconds = await archive.bar(bad, self.state.sentence)
-            await self.say(
-                "quarantine", f"{bad.knobs.label()} is not used for {seconds / 3600:g} h"
-            )
+        state, bad, fault = self.state, self.state.target, self.state.start_fault
+        innocent = fault is not None and not fault.blames_knobs
+        if bad.knobs != state.default.knobs and not innocent:
+            hours = await self.parts.archive.bar(bad, state.sentence) / 3600
+            await self.say("quarantine", f"{bad.knobs.label()} is not used for {hours:g} h")
 
     async def _commit(self) -> None:
         state = self.state
         if state.in_force.id != state.target.id or state.mode is not Mode.SERVING:
-            await self.say(
-                "switch", f"{state.target.knobs.label()} is in force: {state.target_why}"
-            )
+            label = state.target.knobs.label()
+            await self.say("switch", f"{label} is in force: {state.target_why}")
         state.in_force, state.why = state.target, state.target_why
         state.ledger = switched(state.ledger, time.time())
         state.deaths.serves(time.monotonic())

@@ -118,10 +118,13 @@ class Engine:
                 ),
             )
             inject.at(inject.Point.SPAWNED)
-        except SpawnError as error:
+        except (SpawnError, OSError) as error:
             if link is not None:  # its first wish is written, and nobody will read it
-                link.remove()
-            raise EngineStartError(error.failure, token) from error
+                with contextlib.suppress(OSError):
+                    link.remove()
+            if isinstance(error, SpawnError):
+                raise EngineStartError(error.failure, token) from error
+            raise
         engine = cls(hold)
         fault: str | None = None
         try:

@@ -4,12 +4,11 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from profiles.errors import UnavailableError
-from tuner.paths import Paths
+from tuner.paths import EnginePlaces, Paths
 
 NEEDED_MIB = 4  # its log of up to 1 MiB, its record, its knobs, and rows of the store
 RESERVE_MIB = 8
@@ -25,8 +24,9 @@ class Room:
     One that has ended is started from the reserve.
     """
 
-    def __init__(self, paths: Paths) -> None:
-        self._folders = (paths.state, paths.run)
+    def __init__(self, paths: Paths, engine: EnginePlaces | None = None) -> None:
+        places = engine or paths.engine
+        self._folders = tuple(dict.fromkeys((paths.state, paths.run, places.run, places.logs)))
         self._reserve = paths.reserve
         self._lacks_reserve = False
 
@@ -100,6 +100,9 @@ async def needed() -> AsyncIterator[None]:
 def _free_mib(folder: Path) -> int | None:
     """None for a folder that cannot be asked: who does not know is not in the way."""
     try:
-        return shutil.disk_usage(folder).free >> 20
+        found = os.statvfs(folder)
     except OSError:
         return None
+    if found.f_files and not found.f_favail:  # no file can be made, whatever room there is
+        return 0
+    return (found.f_bavail * found.f_frsize) >> 20

@@ -12,6 +12,7 @@ from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
 from service import inject
 from service.caches import share_model_infos
+from service.card_memory import CardMemory
 from service.engine import Engine, LaunchPlan
 from service.engine_child import ChildKeeper
 from service.engine_hold import Keeper
@@ -22,6 +23,7 @@ from service.launch import CACHE_VARIABLE, launch_of
 from service.live_files import LiveKnobs
 from service.logs import forget_old
 from service.room import Room, needed
+from tuner.card_room import Need
 from tuner.config import Config
 from tuner.paths import Paths
 
@@ -53,17 +55,19 @@ class Slot:
         paths: Paths,
         gateway: GatewayClient,
         units: UnitKeeper | None = None,  # None: engines are our children
+        cards: CardMemory | None = None,  # None: the engine needs none
     ) -> None:
         self.engine: Engine | None = None
         self.last_start_s: float | None = None
         self.restarts = 0
-        self.room = Room(paths)
+        self._cards = cards or CardMemory()
         # why engines are started without live knobs; None while they are with them
         self.live_fault: str | None = None if config.live.enabled else "live.enabled is false"
         self._config = config
         self._paths = paths
         self._keeper: Keeper = ChildKeeper() if units is None else units
         self._places = paths.engine if units is None else units.places
+        self.room = Room(paths, self._places)
         self._in_units = units is not None
         self._gateway = gateway
         self._on_death: Callable[[], None] | None = None
@@ -150,6 +154,7 @@ class Slot:
             self.restarts += 1
             await asyncio.to_thread(forget_old, self._places.logs)
             await asyncio.to_thread(self.room.spend)
+            await self._cards.wait(self._need(knobs))
             if not self._in_units:  # there the launcher does it, with the right to
                 share_model_infos(Path(plan.env[CACHE_VARIABLE]))
             self.engine = await Engine.launch(plan)
@@ -158,12 +163,20 @@ class Slot:
                 log.warning("knobs change by restart only: %s", fault)
                 self.live_fault = fault
                 await self._stop_engine()
+                await self._cards.wait(self._need(knobs))
                 plan = self.plan(knobs, profile=profile, purpose=purpose)
                 self.engine = await Engine.launch(plan)
             self.last_start_s = self.engine.record.ready_s
             self._watch(self.engine)
             inject.at(inject.Point.IN_SLOT)
             return self.engine
+
+    def lacking(self, knobs: Knobs) -> str | None:
+        """Why no engine should be given up for one with these knobs, as words; None when it may."""
+        return self.room.lacking() or self._cards.lacking(self._need(knobs), self.engine)
+
+    def _need(self, knobs: Knobs) -> Need:
+        return Need.of(self._config.engine.args, knobs)
 
     def runs(self, knobs: Knobs) -> bool:
         """Whether an engine with these knobs is in the slot and alive."""

@@ -17,6 +17,7 @@ from service.observer import Observer
 from service.policy import Decision, Ledger
 from service.reload import Reloaded
 from service.slot import Slot
+from service.start_fault import StartFault
 from service.table_sweep import SweepRequest
 from tuner.config import Config
 
@@ -57,6 +58,7 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     decision: Decision | None = None
     deaths: Deaths = field(default_factory=Deaths)
+    start_fault: StartFault | None = None  # of the last start, None when it succeeded
     trouble: str = "no engine starts"  # why nothing serves, while nothing does
     switched_at: float = 0.0  # start of the probation
     tuning: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from profiles.classes import check
 from profiles.errors import ConflictError, TunerError
-from profiles.profile import Evidence, Origin, Profile
+from profiles.profile import Profile, left_profile
 from service.aging import Age, older, stale
 from service.books import Books
 from service.holds import allowed
@@ -118,47 +118,45 @@ class Steward:
 
     def _spared(self, decision: Decision, facts: Facts) -> Decision:
         """The decision, without a restart that would be an outage: a broken driver, a full disk."""
-        fault = self._no_start(by_hand=facts.manual is not None)
-        if fault is None or not decision.switch or decision.live:
+        if not decision.switch or decision.live:
+            return decision
+        fault = self._no_start(decision.profile, by_hand=facts.manual is not None)
+        if fault is None:
             return decision
         why = f"{decision.why}; waiting: {fault}"
         return replace(decision, profile=facts.in_force, switch=False, why=why)
 
-    def _no_start(self, *, by_hand: bool = False) -> str | None:
-        """Why no engine could be started now, as words; the operator may know more of a driver."""
+    def _no_start(self, profile: Profile, *, by_hand: bool = False) -> str | None:
+        """Why this could not be started now, as words; the operator may know more of a driver."""
         fault = self.parts.lab.fault
         if fault is not None and fault.code in NO_START and not by_hand:
             return fault.sentence
-        return self.parts.slot.room.lacking()
+        return self.parts.slot.lacking(profile.knobs)
 
     async def best_now(self) -> tuple[Profile, str]:
         """What should serve after a session, whatever a restart costs, and why.
 
         Where no engine can be started it is the one that the session has left.
         """
-        facts, engine, fault = await self.facts(), self.parts.slot.engine, self._no_start()
-        if fault is not None and engine is not None and self.parts.slot.runs(engine.knobs):
-            why = f"it runs, and no other engine could be started: {fault}"
-            left = Profile(
-                knobs=engine.knobs,
-                platform=self.parts.platform.digest,
-                workload="any",
-                origin=Origin.SEARCH,
-                evidence=Evidence(sentence=why),
-            )
-            return left, why
+        facts, engine = await self.facts(), self.parts.slot.engine
         profile, why, _ = wanted(facts, self.parts.config.policy)
+        fault = self._no_start(profile)
+        if fault is not None and engine is not None and self.parts.slot.runs(engine.knobs):
+            if engine.knobs == facts.in_force.knobs:
+                return facts.in_force, self.state.why
+            why = f"it runs, and no other engine could be started: {fault}"
+            return left_profile(self.parts.platform.digest, engine.knobs, why), why
         return profile, why
 
     def _idle(self, facts: Facts) -> bool:
         """Whether an automatic session may begin: traffic was seen, has a class, and has ended."""
         tuning, state = self.parts.config.tuning, self.state
         if (
-            self._fault is not None
-            or any(self.parts.holds)
+            any(self.parts.holds)
             or tuning.auto != "idle"
             or state.mode is not Mode.SERVING
             or not self.parts.observer.seen
+            or self._unfit() is not None
         ):
             return False
         if self._all_decided(facts) and not state.stale:
@@ -280,7 +278,7 @@ class Steward:
         """
         if not accepts(self.state.mode, Event.TUNE_WANTED):
             raise ConflictError(f"Cannot tune while {self.state.mode}.", hint="Try again later.")
-        self._check_sensors()
+        self._check_machine()
         for workload in workloads:
             check(workload)
         refusal = self.parts.lab.refusal()
@@ -308,7 +306,7 @@ class Steward:
         """
         if not accepts(self.state.mode, Event.TUNE_WANTED):
             raise ConflictError(f"Cannot sweep while {self.state.mode}.", hint="Try again later.")
-        self._check_sensors()
+        self._check_machine()
         if request.workload is not None:
             full = request.workload
             check(full if full.count(".") == 2 else f"{full}.mid")
@@ -317,10 +315,15 @@ class Steward:
         self._post(Event.TUNE_WANTED)
         return f"sweeping {len(lengths)} draft lengths of {knobs.drafter}"
 
-    def _check_sensors(self) -> None:
+    def _check_machine(self) -> None:
+        if (fault := self._unfit()) is not None:
+            raise ConflictError(f"Tuning is paused: {fault}")
+
+    def _unfit(self) -> str | None:
+        """Why nothing can be measured, or no engine started, on this machine now, as words."""
         fault = self.parts.lab.fault
-        if fault is not None:
-            raise ConflictError(f"Tuning is paused: {fault.sentence}")
+        lacking = self.parts.slot.lacking(self.state.default.knobs)
+        return lacking if fault is None else fault.sentence
 
     async def session(self) -> None:
         """What was asked for: the table of a drafter, or a search."""
@@ -337,9 +340,8 @@ class Steward:
 
     async def paused(self) -> str | None:
         """A machine that cannot be measured, or live traffic in a session nobody asked for."""
-        fault, full = self.parts.lab.fault, self.parts.slot.room.lacking()
-        if fault is not None or full is not None:
-            return full if fault is None else fault.sentence
+        if (fault := self._unfit()) is not None:
+            return fault
         gateway = await self.parts.gateway.state()
         last = gateway["last_request_at"]
         if self.state.tuned_by_hand or last is None or last < self.state.since:

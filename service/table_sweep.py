@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from profiles.errors import ConflictError
 from profiles.knobs import Knobs
 from service.engine import Engine
 from service.live_files import LiveKnobs
@@ -132,6 +133,9 @@ class TableSweep:
         if slot.reaches(knobs) and slot.engine is not None:
             await slot.apply(knobs, profile=knobs.digest())
             return slot.engine
+        short = slot.lacking(knobs)
+        if short is not None:
+            raise ConflictError(f"{knobs.label()} cannot be started: {short}.")
         self.sentence = f"{knobs.label()} starts"
         engine = await slot.replace(knobs, profile=knobs.digest(), purpose="trial")
         await slot.release("the sweep begins")

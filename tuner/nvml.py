@@ -166,6 +166,7 @@ class Nvml:
             energy_j=None if energy_mj is None else energy_mj / 1000,
             temperature_c=None if heat_c is None else float(heat_c),
             memory_mib=None if memory is None else memory.used / MIB,
+            memory_total_mib=None if memory is None else memory.total / MIB,
             utilization=None if rates is None else rates.gpu / 100,
             sm_clock_mhz=None if sm_mhz is None else float(sm_mhz),
             memory_clock_mhz=None if memory_mhz is None else float(memory_mhz),

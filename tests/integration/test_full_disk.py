@@ -80,3 +80,16 @@ def test_an_engine_that_dies_on_a_full_disk_is_started_from_the_reserve():
 
     assert spent
     assert "a reserve of 8 MiB" in said
+
+
+def test_a_service_starts_on_a_full_disk_from_the_reserve():
+    """F41: after a clean stop SQLite could not make its files, and the service failed for good."""
+    with staged() as stage, small_disk(stage.state, 32):
+        stage.start()
+        until((stage.state / "reserve").exists, "the reserve")
+        assert 0 == stage.stop()
+        fill(stage.state / "filler")
+        stage.start()
+
+        assert (200, True) == (stage.complete("hello", 4).status, True)
+        assert not (stage.state / "reserve").exists()

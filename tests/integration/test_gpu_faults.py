@@ -117,3 +117,57 @@ def test_a_card_has_one_tunerd(elsewhere, monkeypatch):
 
         assert serves(stage, "the first card")
         assert pid == stage.settled()["pid"]
+
+
+# a vLLM for GPUs: the one of these tests is built for processors, and would not be asked to wait
+METADATA = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n"
+ON_GPU = {"../vllm-0.32.0.dist-info/METADATA": METADATA}
+
+
+def processes(status):
+    """How many processes the status shows on the card."""
+    return len(status["telemetry"]["gpus"]["GPU-0"]["processes"])
+
+
+def waits_for(status, words):
+    """Whether the status says that the next profile waits for this."""
+    return f"waiting: {words}" in (status["profile"]["waiting"] or "")
+
+
+def test_no_engine_is_started_into_memory_that_others_hold(elsewhere, monkeypatch):
+    """F14: the status names who holds how much and no engine is started; then all comes by itself.
+
+    vLLM would load for a minute, say that memory is not free, and name nobody.
+    """
+    served_by(elsewhere.say("0.process 4242 60000"), monkeypatch)
+    with staged() as stage:
+        stage.tree = ON_GPU
+        stage.spawn()
+        stage.becomes("degraded", lambda s: s["mode"] == "degraded")
+        said = next(event for event in stage.events() if event.startswith("start_failed"))
+        assert "GPU-0: pid 4242 holds 60000 MiB; 21920 of 81920 MiB are left" in said
+        assert [] == [*stage.engines(), *stage.state.rglob("engine-*.log")]
+
+        elsewhere.say()
+        stage.settled()
+        assert serves(stage, "when the memory is free")
+
+
+def test_no_engine_is_given_up_for_one_that_lacks_memory(elsewhere, monkeypatch):
+    """F14: the operator's choice waits for the memory while the old engine serves."""
+    served_by(elsewhere, monkeypatch)
+    with staged() as stage:
+        stage.tree = ON_GPU
+        stage.start()
+        pid = stage.record.pid
+        own = f"0.process {pid} 70000"
+        elsewhere.say(own, "0.process 4242 20000")
+        stage.becomes("the stranger", lambda s: processes(s) == 2)
+        stage.use(stage.profile(3))
+        stage.becomes("waiting", lambda s: waits_for(s, "GPU-0: pid 4242 holds 20000 MiB"))
+        assert serves(stage, "while the memory is held")
+        assert pid == stage.record.pid
+
+        elsewhere.say()
+        stage.settled("ngram k=3")
+        assert serves(stage, "with the other profile")

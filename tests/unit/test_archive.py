@@ -57,6 +57,33 @@ async def test_what_is_insisted_on_is_done_when_the_store_is_back(archive):
     assert DEFAULT == await archive.call(archive.store.profile, DEFAULT.id)
 
 
+async def test_room_is_made_for_what_is_insisted_on(archive):
+    """F41: tunerd waited for ever to close the trial it had died in, the reserve beside it."""
+    room = []
+
+    def write():
+        if not room:
+            raise StoreError("Cannot write the store: the disk is full.")
+        return "written"
+
+    archive._relief = lambda: room.append(1)
+
+    assert "written" == await archive.insist(write)
+
+
+async def test_a_store_that_cannot_be_opened_is_tried_once_more_with_room(tmp_path, monkeypatch):
+    """F41: after a clean stop SQLite needs some bytes to open it at all."""
+    asked = []
+    monkeypatch.setattr(Store, "open", failing(Store.open, 1))
+    found = await Archive.open(tmp_path / "s", relief=lambda: asked.append(1))
+    await found.close()
+
+    assert [1] == asked
+    monkeypatch.setattr(Store, "open", failing(Store.open, 2))
+    with pytest.raises(StoreError):
+        await Archive.open(tmp_path / "s", relief=lambda: asked.append(1))
+
+
 async def test_insisting_is_for_the_store_only(archive):
     """Any other error is one at once."""
     with pytest.raises(ConflictError):

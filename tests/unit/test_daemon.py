@@ -60,7 +60,11 @@ class Slot:
         self.died = callback
 
     live_fault = None
-    room = SimpleNamespace(lacking=lambda: None, keep=lambda: None)
+    room = SimpleNamespace(keep=lambda: None)
+    start_failure = BAD_FLAG
+
+    def lacking(self, knobs):
+        return None
 
     def plan(self, knobs, *, profile, purpose):
         return SimpleNamespace(digest=knobs.digest())
@@ -85,7 +89,7 @@ class Slot:
         drained()
         if knobs.draft_tokens in self.broken:
             self.calls.append(f"failed {knobs.label()}")
-            raise EngineStartError(BAD_FLAG, "t")
+            raise EngineStartError(self.start_failure, "t")
         self.calls.append(knobs.label())
         self.engine = SimpleNamespace(
             failure=lambda phase: Failure(kind="crash", sentence="Bang."), knobs=knobs
@@ -244,6 +248,25 @@ async def test_a_choice_that_does_not_start_gives_way_to_the_last_good_one(daemo
     assert {profile(8).knobs.digest()} == await archive.banned(HERE.digest)
     events = [e.sentence for e in await archive.call(archive.store.events)]
     assert "ngram k=8: No such flag." in events
+
+
+async def test_a_profile_is_not_barred_for_memory_that_others_hold(daemon):
+    """F14: the choice gives way, and may be made again; its knobs were not to blame.
+
+    It was not used for an hour after a start into a GPU that another process had filled.
+    """
+    slot, archive = daemon.parts.slot, daemon.parts.archive
+    slot.broken = {8}
+    slot.start_failure = Failure(kind=FailureKind.FOREIGN_MEMORY, sentence="pid 1 holds it.")
+    await put(daemon, profile(8))
+    await daemon.steward.use(profile(8).id)
+    await becomes(daemon, Mode.SERVING, lambda: "failed ngram k=8" in slot.calls)
+    assert frozenset() == await archive.banned(HERE.digest)
+
+    slot.broken = set()
+    await use(daemon, profile(8), then=Mode.PROBATION)
+    await die(daemon)  # and what it does now is its own doing
+    assert {profile(8).knobs.digest()} == await archive.banned(HERE.digest)
 
 
 async def test_a_rollback_that_fails_ends_with_the_default(daemon):
@@ -667,8 +690,7 @@ async def test_no_engine_is_given_up_on_a_full_disk(daemon, monkeypatch):
 
     Nor is a search begun or gone on with; what a live change can have needs no disk.
     """
-    room = SimpleNamespace(lacking=lambda: "/state has 0 MiB free")
-    monkeypatch.setattr(daemon.parts.slot, "room", room)
+    monkeypatch.setattr(daemon.parts.slot, "lacking", lambda knobs: "/state has 0 MiB free")
     wish = Decision(profile=profile(8), why="it is faster", switch=True)
     facts = await daemon.steward.facts()
     found = daemon.steward._spared(wish, facts)
@@ -678,6 +700,25 @@ async def test_no_engine_is_given_up_on_a_full_disk(daemon, monkeypatch):
     assert daemon.steward._spared(replace(wish, live=True), facts).switch
     assert not daemon.steward._spared(wish, replace(facts, manual=profile(8))).switch
     assert "/state has 0 MiB free" == await daemon.steward.paused()
+    with pytest.raises(ConflictError, match="paused: /state has 0 MiB free"):
+        await daemon.steward.tune(["greedy.balanced.single"], by_hand=True)
+    with pytest.raises(ConflictError, match="paused: /state has 0 MiB free"):
+        daemon.steward.sweep(SweepRequest())
+
+
+async def test_what_a_session_has_left_keeps_its_name(daemon, monkeypatch):
+    """F41: a promoted profile that ran on became an anonymous one, without class and gain."""
+    await use(daemon, profile(3))
+    slot, state = daemon.parts.slot, daemon.state
+    monkeypatch.setattr(slot, "lacking", lambda knobs: "/state has 0 MiB free")
+    monkeypatch.setattr(slot, "runs", lambda knobs: True)
+    kept, why = await daemon.steward.best_now()
+    monkeypatch.setattr(slot, "engine", SimpleNamespace(knobs=profile(8).knobs))
+    left, said = await daemon.steward.best_now()
+
+    assert (state.in_force, state.why) == (kept, why)
+    assert (profile(8).knobs, "any") == (left.knobs, left.workload)
+    assert said == "it runs, and no other engine could be started: /state has 0 MiB free"
 
 
 async def test_a_profile_that_has_aged_is_promoted_again_when_there_is_time(daemon):

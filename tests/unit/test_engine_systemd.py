@@ -5,6 +5,7 @@ The real systemd is in tests/systemd; here are the faults that it cannot be made
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -361,6 +362,20 @@ async def test_a_start_that_is_refused_leaves_no_knobs(systemd, keeper):
     systemd.refuses = {"start"}
     wanted = replace(plan(systemd, keeper), live=LiveKnobs.of(Knobs()))
     with pytest.raises(EngineStartError, match="Access denied"):
+        await Engine.launch(wanted)
+
+    assert [] == list(keeper.places.run.glob("engine-*"))
+
+
+async def test_a_start_without_room_leaves_no_knobs(systemd, keeper, monkeypatch):
+    """F41: on a full disk every attempt left one more control file in the folder that was full."""
+
+    async def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keeper, "spawn", full)
+    wanted = replace(plan(systemd, keeper), live=LiveKnobs.of(Knobs()))
+    with pytest.raises(OSError, match="No space left"):
         await Engine.launch(wanted)
 
     assert [] == list(keeper.places.run.glob("engine-*"))

@@ -21,7 +21,7 @@ from tuner import config_schema, doctor, doctor_engine, study
 from tuner.config import Config, EngineConfig, SpaceConfig
 from tuner.config_file import ConfigFileError, load
 from tuner.design import design
-from tuner.flags import VllmInfo
+from tuner.flags import Installed, VllmInfo
 from tuner.nvml import GpuReading
 from tuner.paths import Paths
 from tuner.search import Budget, next_candidate
@@ -154,9 +154,9 @@ async def test_p20_the_chosen_card_limits_engine_and_sensors(tmp_path, monkeypat
         raise Stopped
 
     async def version(*_):
-        return "0.32.0"
+        return Installed(version="0.32.0", on_cpu=False)
 
-    monkeypatch.setattr(program, "installed_version", version)
+    monkeypatch.setattr(program, "installed", version)
     monkeypatch.setattr(program, "gpus", lambda: [SimpleNamespace(uuid=f"GPU-{n}") for n in (0, 1)])
     monkeypatch.setattr(program, "Telemetry", sensors)
     with pytest.raises(Stopped):

@@ -2,13 +2,12 @@
 
 import errno
 import os
-import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from service.room import NEEDED_MIB, RESERVE_MIB, Room
-from tuner.paths import Paths
+from tuner.paths import Paths, UnitPlaces
 
 MIB = 1 << 20
 
@@ -18,14 +17,17 @@ class Disks:
 
     def __init__(self, paths: Paths, free_mib: int) -> None:
         self.free = {paths.state: free_mib, paths.run: free_mib}
+        self.files = 100
         self.paths = paths
 
     def usage(self, folder):
-        """As shutil.disk_usage."""
+        """As os.statvfs."""
+        if folder not in self.free:
+            raise FileNotFoundError
         free = self.free[folder] * MIB
         if folder == self.paths.state and self.paths.reserve.exists():
             free -= self.paths.reserve.stat().st_size
-        return SimpleNamespace(free=free)
+        return SimpleNamespace(f_bavail=free, f_frsize=1, f_files=1000, f_favail=self.files)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def disks(tmp_path, monkeypatch):
     paths = Paths(state=tmp_path / "state", run=tmp_path / "run")
     paths.state.mkdir()
     found = Disks(paths, 1000)
-    monkeypatch.setattr(shutil, "disk_usage", found.usage)
+    monkeypatch.setattr(os, "statvfs", found.usage)
     return found
 
 
@@ -50,6 +52,24 @@ def test_each_of_both_disks_needs_room(disks, free, lacks, full):
     assert found is None or found == (
         f"{folder} has {NEEDED_MIB - 1} MiB free, and an engine's start needs {NEEDED_MIB}"
     )
+
+
+def test_the_disks_of_engines_in_units_are_asked_too(disks, tmp_path):
+    """F41: their logs lie in /var/log, which may be full while the state directory is not.
+
+    A switch ended the engine that served, and the launcher could not write the next one's log.
+    """
+    places = UnitPlaces.below(tmp_path)
+    disks.free[places.logs] = 0
+
+    assert f"{places.logs} has 0 MiB free" in Room(disks.paths, places).lacking()
+
+
+def test_a_disk_without_room_for_one_more_file_is_full(disks):
+    """Without a free inode no log can be made, whatever is free."""
+    disks.files = 0
+
+    assert "has 0 MiB free" in Room(disks.paths).lacking()
 
 
 def test_a_folder_that_cannot_be_asked_is_not_in_the_way(tmp_path):

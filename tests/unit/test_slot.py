@@ -3,19 +3,24 @@
 import asyncio
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from profiles.errors import UnavailableError
 from profiles.knobs import Drafter, Knobs
 from profiles.measurement import Failure, FailureKind
+from service import card_memory
 from service import slot as module
+from service.card_memory import CardMemory
 from service.engine import EngineStartError
 from service.engine_record import EngineRecord
 from service.engine_systemd import UnitKeeper
 from service.slot import Slot
 from tuner.config import Config, EngineConfig, GatewayConfig, LiveConfig
+from tuner.gpu_reading import GpuProcess, GpuReading
 from tuner.paths import Paths, UnitPlaces
 
 DRAFTING = Knobs(drafter="ngram", draft_length=3)
@@ -534,3 +539,61 @@ async def test_a_start_on_a_full_disk_is_a_sentence(slot, engines):
 
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def held_card(*held_mib):
+    """A card of 80 000 MiB on which strangers hold so much."""
+    processes = tuple(
+        GpuProcess(pid=pid, memory_mib=mib, busy=None) for pid, mib in enumerate(held_mib, 1)
+    )
+    return GpuReading(uuid="GPU-0", memory_total_mib=80_000.0, processes=processes)
+
+
+@pytest.fixture
+def card(slot, monkeypatch):
+    """The one card of a slot; `card[0]` is its latest reading."""
+    monkeypatch.setattr(card_memory, "WAIT_S", 0.05)
+    monkeypatch.setattr(card_memory, "POLL_S", 0.001)
+    readings = [held_card()]
+    slot._cards = CardMemory(lambda: readings)
+    return readings
+
+
+async def test_no_engine_is_started_into_memory_that_others_hold(slot, gateway, card):
+    """F14: vLLM would load for a minute and say the same; the holder is named, the knobs are not.
+
+    A start failed with vLLM's words for it, which name nobody.
+    """
+    card[0] = held_card(60_000.0)
+    with pytest.raises(EngineStartError, match="pid 1 holds 60000 MiB") as caught:
+        await serve(slot)
+
+    assert FailureKind.FOREIGN_MEMORY is caught.value.failure.kind
+    assert not [event for event in gateway.said if str(event).startswith("launch")]
+    assert "pid 1 holds 60000 MiB" in slot.lacking(PLAIN)
+
+
+async def test_memory_that_comes_back_late_is_waited_for(slot, card, monkeypatch):
+    """F3: the driver takes that of a killed engine back after its process is gone."""
+    monkeypatch.setattr(card_memory, "WAIT_S", 60.0)
+    card[0] = held_card(60_000.0)
+    started = asyncio.create_task(serve(slot))
+    await asyncio.sleep(0.02)
+    assert not started.done()
+    card[0] = held_card()
+
+    assert (await started).knobs == PLAIN
+    assert slot.lacking(DRAFTING) is None
+
+
+async def test_the_memory_of_the_running_engine_counts_as_free(slot, card, monkeypatch):
+    """It is the engine that would be given up; beside a stranger it is not enough."""
+    engine = await serve(slot)
+    pid, started_at = os.getpid(), psutil.Process().create_time()
+    engine.record = replace(engine.record, pid=pid, started_at=started_at)
+    own = GpuProcess(pid=pid, memory_mib=72_000.0, busy=None)
+    card[0] = replace(card[0], processes=(own,))
+    assert slot.lacking(DRAFTING) is None
+
+    card[0] = replace(card[0], processes=(own, GpuProcess(pid=1, memory_mib=20_000.0, busy=None)))
+    assert "pid 1 holds 20000 MiB" in slot.lacking(DRAFTING)

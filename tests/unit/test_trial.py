@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from profiles.errors import UnavailableError
+from profiles.errors import StoreError, UnavailableError
 from profiles.knobs import Knobs
 from profiles.measurement import Block, Environment, Failure, FailureKind
 from profiles.platform import fingerprint
@@ -55,6 +55,10 @@ class Slot:
         self.starts, self.gate, self.error = 0, [], None
         self.busy = False  # live requests never end
         self.live, self.applied = False, []
+        self.short = None
+
+    def lacking(self, knobs):
+        return self.short
 
     def runs(self, knobs):
         return self.engine is not None and self.engine.knobs == knobs
@@ -303,3 +307,33 @@ async def test_a_sweep_that_gets_no_steps_is_an_invalid_measurement(archive, mea
 
     assert ("The engine takes no steps.", []) == (found.invalid, measured.calls)
     assert "open" == slot.gate[-1]
+
+
+async def test_the_engine_of_a_trial_is_not_given_up_for_one_that_lacks_room(archive, measured):
+    """F41, F14: the promotion went on when the disk had filled, and ended the engine that ran.
+
+    The row says nothing about the knobs.
+    """
+    slot = Slot(running=Knobs())
+    slot.short = "/state has 0 MiB free"
+    (row,) = await runner(slot, archive).run(plan(ONE))
+
+    assert (0, Knobs()) == (slot.starts, slot.engine.knobs)
+    assert FailureKind.INTERRUPTED is row.failure.kind
+    assert "Not started: /state has 0 MiB free." == row.failure.sentence
+
+
+async def test_a_trial_whose_row_cannot_be_written_is_closed(archive, measured, monkeypatch):
+    """It stayed open when its start had failed too, as if it still ran."""
+    slot = Slot()
+    slot.error = Failure(kind=FailureKind.BAD_FLAG, sentence="No.")
+
+    async def full(*_):
+        raise StoreError("The disk is full.")
+
+    monkeypatch.setattr(archive, "add_measurement", full)
+    with pytest.raises(StoreError):
+        await runner(slot, archive).run(plan(ONE))
+
+    trial, found = await rows(archive)
+    assert (TrialStatus.INTERRUPTED, []) == (trial.status, list(found))
