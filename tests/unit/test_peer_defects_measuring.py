@@ -140,6 +140,9 @@ class Slot:
     def reaches(self, knobs):
         return False
 
+    def lacking(self, knobs):
+        return None
+
 
 async def test_p26_memory_is_proven_under_load_not_by_a_start(archive, monkeypatch):
     """auto_tune.sh took the highest memory fraction that starts; under load it ran out."""

@@ -377,6 +377,7 @@ def test_unsupported_sensors_are_none():
         energy_j=None,
         temperature_c=55.0,
         memory_mib=5.0,
+        memory_total_mib=32768.0,
         utilization=None,
         reasons=("sw_power_cap",),
     )
