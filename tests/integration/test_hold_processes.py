@@ -38,6 +38,8 @@ def tuner(stage):
         if process.poll() is None:
             process.kill()
         process.communicate()
+    # one that was killed here is noticed within half a second, maybe after the next test has looked
+    until(lambda: not held(stage), "nothing is held")
 
 
 def held(stage):
