@@ -31,7 +31,6 @@ from service.notify import Beat, Notifier
 from service.observer import Observer
 from service.reload import reload
 from service.reloader import Reloader
-from service.room import Room
 from service.slot import Slot
 from service.state import Parts
 from tuner.config import Config
@@ -122,12 +121,13 @@ async def compose_and_run(
     telemetry = Telemetry(uuids=seen)
     telemetry.start()
     opened.callback(telemetry.close)
-    archive = await Archive.open(paths.store, Goals.of(config.tuning), relief=Room(paths).spend)
-    opened.push_async_callback(archive.close)
     gateway = GatewayClient(paths.gateway_socket)
     opened.push_async_callback(gateway.close)
     cards_read = CardMemory(lambda: () if vllm.on_cpu else telemetry.snapshot().gpus.values())
     slot = Slot(config, paths, gateway, program.units, cards_read)
+    relief = slot.room.spend
+    archive = await Archive.open(paths.store, Goals.of(config.tuning), relief=relief)
+    opened.push_async_callback(archive.close)
     if slot.live_fault is None:
         slot.live_fault = await live_fault(config)
     daemon = Daemon(

@@ -1,7 +1,6 @@
 """Memory on the cards for the start of an engine: asked for before, and waited for a moment."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Iterable
 
@@ -42,5 +41,5 @@ class CardMemory:
             if time.monotonic() > end:
                 sentence = f"Another process holds GPU memory that this engine needs: {short}."
                 failure = Failure(kind=FailureKind.FOREIGN_MEMORY, sentence=sentence)
-                raise EngineStartError(failure, secrets.token_hex(8))
+                raise EngineStartError(failure)
             await asyncio.sleep(POLL_S)

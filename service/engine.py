@@ -32,9 +32,9 @@ LOG_TAIL_BYTES = 65536
 class EngineStartError(Exception):
     """The engine did not come up; carries the classified failure and the identity of the start."""
 
-    def __init__(self, failure: Failure, token: str, log: str = "") -> None:
+    def __init__(self, failure: Failure, token: str | None = None, log: str = "") -> None:
         self.failure = failure
-        self.token = token
+        self.token = token or _new_token()  # None: it was not even tried
         self.told = f"{failure.told} Its log: {log}" if log else failure.told  # for the operator
         super().__init__(failure.sentence)
 
@@ -98,7 +98,7 @@ class Engine:
         Raises:
             EngineStartError: it did not come up; nothing of it is left running.
         """
-        token = secrets.token_hex(8)
+        token = _new_token()
         link: LiveLink | None = None
         try:
             unit = await plan.keeper.place(plan.run, plan.logs)
@@ -220,6 +220,10 @@ class Engine:
         self.ended.set()
         if not self._stopping and self._on_death is not None:
             self._on_death()
+
+
+def _new_token() -> str:
+    return secrets.token_hex(8)
 
 
 def _refused(unit: str, said: str) -> Failure:

@@ -322,8 +322,9 @@ class Steward:
     def _unfit(self) -> str | None:
         """Why nothing can be measured, or no engine started, on this machine now, as words."""
         fault = self.parts.lab.fault
-        lacking = self.parts.slot.lacking(self.state.default.knobs)
-        return lacking if fault is None else fault.sentence
+        if fault is not None:
+            return fault.sentence
+        return self.parts.slot.lacking(self.state.default.knobs)
 
     async def session(self) -> None:
         """What was asked for: the table of a drafter, or a search."""

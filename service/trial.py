@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,29 +87,7 @@ class TrialRunner:
         )
         results: list[Measurement] = []
         try:
-            try:
-                inject.at(inject.Point.TRIAL_OPENED)
-                engine = await self._start(plan.knobs)
-                inject.at(inject.Point.TRIAL_STARTED)
-                for target in plan.classes:
-                    results.append(await self._measure(engine, plan, target))
-                    inject.at(inject.Point.MEASURED)
-                    await archive.add_measurement(results[-1], trial)
-                    inject.at(inject.Point.ROW_STORED)
-                    if results[-1].failure is not None:
-                        break  # the engine is gone
-            except EngineStartError as error:
-                for target in plan.classes:
-                    results.append(
-                        self._row(
-                            plan,
-                            target,
-                            started_at=time.time(),
-                            token=error.token,
-                            failure=error.failure,
-                        )
-                    )
-                    await archive.add_measurement(results[-1], trial)
+            await self._fill(plan, trial, results)
         except BaseException:
             await asyncio.shield(archive.close_trial(trial, TrialStatus.INTERRUPTED))
             raise
@@ -129,6 +106,32 @@ class TrialRunner:
         )
         return results
 
+    async def _fill(self, plan: TrialPlan, trial: int, results: list[Measurement]) -> None:
+        """Start the engine and measure every class, or say of every class why it did not start."""
+        try:
+            inject.at(inject.Point.TRIAL_OPENED)
+            engine = await self._start(plan.knobs)
+            inject.at(inject.Point.TRIAL_STARTED)
+            for target in plan.classes:
+                results.append(await self._measure(engine, plan, target))
+                inject.at(inject.Point.MEASURED)
+                await self._archive.add_measurement(results[-1], trial)
+                inject.at(inject.Point.ROW_STORED)
+                if results[-1].failure is not None:
+                    break  # the engine is gone
+        except EngineStartError as error:
+            for target in plan.classes:
+                results.append(
+                    self._row(
+                        plan,
+                        target,
+                        started_at=time.time(),
+                        token=error.token,
+                        failure=error.failure,
+                    )
+                )
+                await self._archive.add_measurement(results[-1], trial)
+
     async def _start(self, knobs: Knobs) -> Engine:
         running, fresh = self._slot.engine, self._fresh
         self._fresh = False
@@ -137,7 +140,7 @@ class TrialRunner:
         short = self._slot.lacking(knobs)
         if short is not None and running is not None:  # it is better than none
             failure = Failure(kind=FailureKind.INTERRUPTED, sentence=f"Not started: {short}.")
-            raise EngineStartError(failure, secrets.token_hex(8))
+            raise EngineStartError(failure)
         engine = await self._slot.replace(knobs, profile=knobs.digest(), purpose="trial")
         await self._slot.release("a candidate serves between its measurements")
         return engine

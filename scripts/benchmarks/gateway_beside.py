@@ -3,8 +3,8 @@
 A whole service: gateway, tunerd and a fake vLLM; the gateway is then pointed at the scripted
 upstream. The search step runs in a process of its own, as tunerd's does beside the gateway, and
 loops, at tunerd's priority and at a low one; a plain loop in its place shows what a busy core does
-whoever keeps it busy. "apart" keeps gateway, upstream and client on
-one core and the disturber on the other; "shared" leaves both to the kernel.
+whoever keeps it busy. "apart" keeps gateway, upstream and client on one core and the disturber on
+the other; "shared" leaves both to the kernel.
 """
 
 import argparse

@@ -91,5 +91,5 @@ def test_a_service_starts_on_a_full_disk_from_the_reserve():
         fill(stage.state / "filler")
         stage.start()
 
-        assert (200, True) == (stage.complete("hello", 4).status, True)
+        assert stage.complete("hello", 4).right("hello", 4)
         assert not (stage.state / "reserve").exists()

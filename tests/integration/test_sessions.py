@@ -11,7 +11,7 @@ from profiles.store import Store
 WORKLOAD = "greedy.short-out.single"
 # tokens per second by draft length; far enough apart for two pairs on a busy machine
 PEAK = {0: 40.0, 3: 320.0, 8: 100.0}
-LOSS = {0: 200.0, 3: 60.0, 8: 25.0}
+LOSS = {0: 80.0, 3: 16.0, 8: 8.0}
 
 
 def landscape(stage, speeds):
@@ -92,8 +92,11 @@ def test_a_verdict_can_be_explained():
 
 
 def test_nothing_beats_a_default_that_is_best():
-    """Monotone loss: the default stays, is said to be the best, and synthetic requests suffice."""
-    with staged(policy={"min_requests": 1}, tuning={"sampling": "off"}) as stage:
+    """Monotone loss: the default stays, is said to be the best, and synthetic requests suffice.
+
+    Busy cores slowed a default of 200 tok/s so much that the third start was worth it.
+    """
+    with staged(policy={"min_requests": 1}, tuning={"sampling": "off", "block_s": 1.0}) as stage:
         landscape(stage, LOSS)
         stage.start()
         send(stage)
@@ -105,10 +108,10 @@ def test_nothing_beats_a_default_that_is_best():
         with Store.open(stage.store, now=0.0) as store:
             rows = store.measurements(before["platform"]["digest"], WORKLOAD)
         assert {"synthetic"} == {row.samples for row in rows}
-        # one length loses so much that the other is not worth a start, where no stall blurs it
-        assert len(rows) in {2, 3}
-        best = f"your configuration is already the best of {len(rows)} tried"
-        assert f"verdict: {WORKLOAD}: {best}" in stage.events()
+        # one length loses so much that the others are not worth a start
+        assert 2 == len(rows)
+        sentence = f"verdict: {WORKLOAD}: your configuration is already the best of 2 tried"
+        assert sentence in stage.events()
 
 
 def test_a_failing_candidate_is_a_row_and_never_a_winner():
