@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from profiles.platform import Platform, cpu_model, drafter_identity, fingerprint, revision_of
+from tuner.command_line import count_of, value_of
 from tuner.config import Config
 from tuner.devices import visible
 from tuner.nvml import gpus as nvml_gpus
@@ -21,14 +22,14 @@ async def platform_of(config: Config, vllm: str) -> Platform:
         )
         for drafter in config.drafters
     }
-    length = argument(engine.args, "--max-model-len")
+    length = value_of(engine.args, "--max-model-len")
     return fingerprint(
         vllm=vllm,
         model=engine.model,
-        model_revision=revision_of(engine.model, argument(engine.args, "--revision")),
+        model_revision=revision_of(engine.model, value_of(engine.args, "--revision")),
         drafters=drafters,
-        dtype=argument(engine.args, "--dtype") or "auto",
-        max_model_len=int(length) if length is not None and length.isdigit() else None,
+        dtype=value_of(engine.args, "--dtype") or "auto",
+        max_model_len=count_of(length) if length is not None else None,
         gpu=gpus[0].name if gpus else None,
         gpu_count=len(gpus),
         gpu_memory_mib=gpus[0].memory_mib if gpus else None,
@@ -36,13 +37,3 @@ async def platform_of(config: Config, vllm: str) -> Platform:
         cpu=cpu_model(),
         cpu_cores=os.cpu_count(),
     )
-
-
-def argument(args: tuple[str, ...], flag: str) -> str | None:
-    """The value of a flag on a command line, given as `--flag value` or `--flag=value`."""
-    for index, arg in enumerate(args):
-        if arg == flag and index + 1 < len(args):
-            return args[index + 1]
-        if arg.startswith(f"{flag}="):
-            return arg.removeprefix(f"{flag}=")
-    return None

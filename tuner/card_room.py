@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from profiles.knobs import Knobs
+from tuner.command_line import value_of
 from tuner.gpu_reading import GpuReading
 
 # vLLM's own, 0.92 in 0.32; the lower one of before, so that no start is refused that it takes
@@ -71,14 +72,8 @@ def _short(card: GpuReading, fraction: float, ours: frozenset[int]) -> str | Non
 
 
 def _number(args: Sequence[str], *flags: str, default: float) -> float:
-    """The last value of a flag, as vLLM takes it."""
-    found = default
-    for index, arg in enumerate(args):
-        name, equals, value = arg.partition("=")
-        if name in flags:
-            said = value if equals else args[index + 1] if index + 1 < len(args) else ""
-            try:
-                found = float(said)
-            except ValueError:
-                continue
-    return found
+    """The value of a flag; the default for one that is no number, as vLLM refuses it anyway."""
+    try:
+        return float(value_of(args, *flags) or default)
+    except ValueError:
+        return default

@@ -3,11 +3,9 @@
 import json
 from types import SimpleNamespace
 
-import pytest
-
 from profiles.knobs import Drafter
 from service import fingerprint
-from service.fingerprint import argument, platform_of
+from service.fingerprint import platform_of
 from tuner.config import Config, EngineConfig
 
 CARD = SimpleNamespace(uuid="GPU-1", name="NVIDIA H200", memory_mib=143771, driver="580.1")
@@ -18,22 +16,6 @@ def config(**engine):
         engine=EngineConfig(**({"model": "org/m"} | engine)),
         drafters=(Drafter(name="d", method="dflash", model="org/d", revision="abc"),),
     )
-
-
-@pytest.mark.parametrize(
-    ("args", "value"),
-    [
-        (("--dtype", "half"), "half"),
-        (("--dtype=half",), "half"),
-        (("--max-num-seqs", "3", "--dtype", "auto"), "auto"),
-        (("--dtype-extra", "x"), None),
-        (("--dtype",), None),
-        ((), None),
-    ],
-)
-def test_the_value_of_a_flag(args, value):
-    """Both spellings of argparse, and no other flag with the same beginning."""
-    assert value == argument(args, "--dtype")
 
 
 async def test_a_machine_without_a_gpu_is_named_by_its_cpu(monkeypatch):
@@ -61,8 +43,18 @@ async def test_what_the_arguments_say_counts(monkeypatch):
     )
 
 
+async def test_two_lengths_are_two_platforms(monkeypatch):
+    """`4k` and `8k` were both taken for no length, so their profiles were one another's."""
+    monkeypatch.setattr(fingerprint, "nvml_gpus", list)
+    short = await platform_of(config(args=("--max_model_len", "4k")), "0.32.0")
+    long = await platform_of(config(args=("--max-model-len", "8k")), "0.32.0")
+
+    assert (4000, 8000) == (short.max_model_len, long.max_model_len)
+    assert short.digest != long.digest
+
+
 async def test_a_length_that_is_no_number_is_unknown(monkeypatch):
-    """`auto` and `32k` are good for vLLM; a fingerprint does not guess."""
+    """`auto` is good for vLLM; a fingerprint does not guess."""
     monkeypatch.setattr(fingerprint, "nvml_gpus", list)
     found = await platform_of(config(args=("--max-model-len", "auto")), "0.32.0")
 
