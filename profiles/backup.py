@@ -2,10 +2,16 @@
 
 import contextlib
 import os
+import re
 import sqlite3
+import time
 from pathlib import Path
 
 from profiles.errors import StoreError
+
+KEPT = 2  # regular copies; those of migrations are the operator's to remove
+_STAMP = "%Y%m%dT%H%M%SZ"
+_REGULAR = re.compile(r"\.backup-\d{8}T\d{6}Z$")
 
 
 def backup(source: Path, target: Path) -> None:
@@ -53,6 +59,25 @@ def backups(store: Path) -> list[Path]:
     """Backups beside a store, newest first."""
     found = [path for path in store.parent.glob(f"{store.name}.backup-*") if path.suffix != ".part"]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def stamp(at: float) -> str:
+    """A moment, seconds since the epoch, for the name of a file."""
+    return time.strftime(_STAMP, time.gmtime(at))
+
+
+def keep_copy(store: Path, *, at: float) -> Path:
+    """Copy a live store beside it under the moment's name, and remove the oldest such copies.
+
+    Raises:
+        StoreError: it could not be made; the earlier ones are still there.
+    """
+    target = store.with_name(f"{store.name}.backup-{stamp(at)}")
+    backup(store, target)
+    regular = [path for path in backups(store) if _REGULAR.search(path.name)]
+    for path in regular[KEPT:]:
+        path.unlink(missing_ok=True)
+    return target
 
 
 def sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from profiles.backup import backup, free_name, sync
 from profiles.errors import (
     ConflictError,
     StoreCorruptError,
+    StoreDamagedError,
     StoreError,
     StoreReadOnlyError,
     TunerError,
@@ -59,7 +60,7 @@ class Database:
         if not path.is_file():
             raise StoreCorruptError(f"Cannot use the store {path}: it is not a file.")
         if path.stat().st_size == 0:  # SQLite would take it for a new database and lose everything
-            raise StoreCorruptError(f"Cannot use the store {path}: the file is empty.")
+            raise StoreDamagedError(f"Cannot use the store {path}: the file is empty.")
         with contextlib.suppress(OSError):  # not ours, or a read-only file system: seen below
             path.chmod(0o600)
         return cls._prepared(path, scripts, vfs)
@@ -76,12 +77,33 @@ class Database:
             raise
         return database
 
+    @classmethod
+    def examine(cls, path: Path) -> None:
+        """Make sure that a file is a whole store that this version could open; migrate nothing.
+
+        Raises:
+            StoreError: it is not, or cannot be read.
+        """
+        database = cls(path)
+        try:
+            with translated(path):
+                database._check()
+                with database._durable.begin() as connection:
+                    schema.behind(connection)
+        finally:
+            database.close()
+
     def _check(self) -> None:
         with self._ordinary.connect() as connection:
             raw = _raw(connection)
             answer = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
             if answer != "ok":
-                raise StoreCorruptError(f"Cannot use the store {self.path}: {answer}.")
+                raise StoreDamagedError(f"Cannot use the store {self.path}: {answer}.")
+        # a file of another program is refused before anything in it is changed
+        with self._readers.connect() as connection, _about(self.path):
+            schema.revision(connection)
+        with self._ordinary.connect() as connection:
+            raw = _raw(connection)
             # on some file systems SQLite keeps the old mode and only says so
             self.journal_mode = raw.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             if self.journal_mode != "wal":
@@ -90,14 +112,10 @@ class Database:
     def _migrate(self, scripts: Path) -> None:
         # BEGIN IMMEDIATE before looking: two starting processes migrate one after the other
         with self._durable.begin() as connection:
-            try:
+            with _about(self.path):
                 if not schema.behind(connection, scripts):
                     return
                 self.migrated_from = schema.revision(connection)
-            except TunerError as error:
-                raise type(error)(
-                    f"Cannot use the store {self.path}. {error.message}", hint=error.hint
-                ) from error
             if self.migrated_from is not None:
                 target = free_name(self.path, self.migrated_from)
                 backup(self.path, target)
@@ -207,6 +225,17 @@ def _create(path: Path, scripts: Path, vfs: str | None) -> None:
             draft.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Name the file in what the schema says of it."""
+    try:
+        yield
+    except TunerError as error:
+        raise type(error)(
+            f"Cannot use the store {path}. {error.message}", hint=error.hint
+        ) from error
+
+
 def _code(error: BaseException | None) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended part
 
@@ -226,7 +255,7 @@ def _sentence(path: Path, cause: BaseException | None) -> TunerError:
     if code in _UNWRITABLE:
         return StoreReadOnlyError(f"Cannot write the store {path}: {cause}.")
     if code in _BROKEN:
-        return StoreCorruptError(f"Cannot use the store {path}: {cause}.")
+        return StoreDamagedError(f"Cannot use the store {path}: {cause}.")
     if code == sqlite3.SQLITE_CONSTRAINT:
         return ConflictError(f"Cannot store this: {cause}.")
     if code in _BUSY:

@@ -86,6 +86,12 @@ class StoreCorruptError(StoreError):
     hint = "Move the file aside and restore the newest backup beside it, or start with a new one."
 
 
+class StoreDamagedError(StoreCorruptError):
+    """The store is damaged."""
+
+    hint = "tunerd moves it aside at its next start and restores the newest backup beside it."
+
+
 class StoreNewerError(StoreError):
     """The store was written by a newer tunerd."""
 

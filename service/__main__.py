@@ -17,6 +17,7 @@ from service.archive import Archive
 from service.card_memory import CardMemory
 from service.cards_lock import only_user, used
 from service.control import Control, Given
+from service.copies import keep_copies
 from service.daemon import Daemon
 from service.engine_systemd import UnitKeeper
 from service.fingerprint import platform_of
@@ -172,6 +173,7 @@ async def compose_and_run(
     if program.hangups:
         reloader.ask()
     daemon.start("reload", reloader.run)
+    daemon.start("copies", lambda: keep_copies(paths.store))
     # a driver that hangs is no reason to end us: it is a fault that the status names
     probes = (lambda: archive.call(int), lambda: asyncio.to_thread(int))
     await control.serve(paths.status_socket, paths.control_socket, program.given)

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from profiles.errors import ConflictError, StoreError
+from profiles.errors import ConflictError, StoreDamagedError, StoreError
 from profiles.knobs import Knobs
 from profiles.measurement import Failure, Measurement
 from profiles.platform import Platform, difference
 from profiles.profile import Origin, Profile
 from profiles.records import TrialStatus
+from profiles.recovery import recover
 from profiles.store import Store
 from service import inject
 from tuner.objective import DEFAULT, Goals, unfit
@@ -45,24 +46,19 @@ class Archive:
     ) -> "Archive":
         """Open the store, migrating it if it is older; `relief` makes room on a full disk.
 
+        A damaged one is moved aside, and the newest whole copy of it takes its place.
+
         Raises:
             StoreError: it cannot be used, with the reason.
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         loop = asyncio.get_running_loop()
-
-        def opening() -> Store:
-            try:
-                return Store.open(path, now=time.time())
-            except StoreError:  # SQLite makes its files anew after a clean stop
-                relief()
-                return Store.open(path, now=time.time())
-
-        store = await loop.run_in_executor(thread, opening)
+        store, said = await loop.run_in_executor(thread, _open, path, relief)
         opened = cls(store, thread, goals, relief)
-        if store.slow is not None:
-            log.warning("%s", store.slow)
-            await opened.event("store", store.slow)
+        for sentence in (said, store.slow):
+            if sentence is not None:
+                log.warning("%s", sentence)
+                await opened.event("store", sentence)
         return opened
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -232,3 +228,16 @@ class Archive:
         """Close the store and its thread."""
         await self.call(self.store.close)
         self._thread.shutdown()
+
+
+def _open(path: Path, relief: Callable[[], None]) -> tuple[Store, str | None]:
+    """The store, and what was done about a damaged one."""
+    try:
+        return Store.open(path, now=time.time()), None
+    except StoreDamagedError as error:
+        relief()
+        said = recover(path, at=time.time()).sentence(error.message)
+        return Store.open(path, now=time.time()), said
+    except StoreError:  # SQLite makes its files anew after a clean stop
+        relief()
+        return Store.open(path, now=time.time()), None

@@ -176,6 +176,10 @@ def store(paths: Paths) -> Check:
     if header[WRITE_VERSION:] != WAL_VERSION:  # tunerd asks for it at every start
         hint = "Set state_dir to a directory on a local disk."
         return warn("store", without_wal(paths.store), hint)
+    aside = sorted(paths.store.parent.glob(f"{paths.store.name}.damaged-*Z"))
+    if aside:
+        said = f"{paths.store} opens; a damaged one was moved to {aside[-1].name}."
+        return warn("store", said, "Remove that file when nothing in it is missed.")
     return ok("store", f"{paths.store} opens ({size_mib} MiB).")
 
 

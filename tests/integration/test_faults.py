@@ -1,6 +1,8 @@
 """Engines that fail, and starts that cannot succeed, with real processes around a fake vLLM."""
 
 import json
+import os
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from stage import staged, until
 
+from profiles.backup import keep_copy
 from profiles.schema import VERSION_TABLE
 from profiles.store import Store
 from service.engine_record import members
@@ -207,16 +210,47 @@ def test_no_vllm_at_the_command():
         until(lambda: not stage.processes(), "nothing left")
 
 
+def test_a_damaged_store_costs_what_came_after_its_copy():
+    """F60: moved aside, the copy of the start is in its place, and the engine is adopted.
+
+    tunerd once refused to start, with 74, until somebody moved the file.
+    """
+    with staged() as stage:
+        stage.start()
+        kept = stage.profile(4)
+        pinned, _ = stage.ask("POST", "/v1/pins", {"application": "batch", "profile": kept})
+        copy = keep_copy(stage.store, at=time.time())
+        lost = stage.profile(7)
+        before = stage.settled()
+        os.kill(before["pid"], signal.SIGSTOP)  # nobody writes while it is damaged
+        stage.store.write_bytes(b"this is no database " * 512)
+        os.kill(before["pid"], signal.SIGKILL)
+        after = stage.becomes("restored", lambda s: s["pid"] != before["pid"] and s["engine"])
+        stage.settled()
+
+        assert before["engine"]["token"] == after["engine"]["token"]
+        assert 200 == pinned
+        assert ["batch"] == [pin["application"] for pin in stage.ask("GET", "/v1/pins")[1]["pins"]]
+        assert 404 == stage.ask("GET", f"/v1/profiles/{lost}")[0]
+        (aside,) = stage.state.glob("tuner.sqlite3.damaged-*Z")
+        assert b"this is no database " * 512 == aside.read_bytes()
+        said = next(event for event in stage.events() if event.startswith("store: "))
+        assert f"It was moved to {aside.name}, and {copy.name} took its place" in said
+        assert stage.complete("after", 8).right("after", 8)
+
+
 def test_a_store_that_cannot_be_used():
-    """Garbage and a newer schema: exit 74, what to do, and the file is as it was."""
+    """Another program's and a newer schema: exit 74, what to do, and the file is as it was."""
     with staged() as stage:
         stage.state.mkdir()
-        stage.store.write_bytes(b"this is no database " * 512)
+        with closing(sqlite3.connect(stage.store)) as database, database:
+            database.execute("CREATE TABLE theirs (x)")
+        whole = stage.store.read_bytes()
         status, said = stage.exits()
         assert 74 == status
-        assert "Move the file aside" in said
+        assert "of another program" in said
         assert "Traceback" not in said
-        assert b"this is no database " * 512 == stage.store.read_bytes()
+        assert whole == stage.store.read_bytes()
 
         stage.store.unlink()
         Store.open(stage.store, now=0.0).close()
@@ -226,6 +260,7 @@ def test_a_store_that_cannot_be_used():
         assert 74 == status
         assert "Upgrade tunerd" in said
         assert "Traceback" not in said
+        assert [] == list(stage.state.glob("*.damaged-*"))
 
 
 def test_the_first_engine_never_starts():

@@ -1,9 +1,13 @@
 """The archive: a store that cannot be written goes on, and says what it lacks."""
 
+import contextlib
+import sqlite3
+
 import pytest
 
+from profiles.backup import keep_copy
 from profiles.database import Database
-from profiles.errors import ConflictError, StoreError
+from profiles.errors import ConflictError, StoreCorruptError, StoreError
 from profiles.knobs import Knobs
 from profiles.platform import fingerprint
 from profiles.profile import default_profile
@@ -82,6 +86,34 @@ async def test_a_store_that_cannot_be_opened_is_tried_once_more_with_room(tmp_pa
     monkeypatch.setattr(Store, "open", failing(Store.open, 2))
     with pytest.raises(StoreError):
         await Archive.open(tmp_path / "s", relief=lambda: asked.append(1))
+
+
+async def test_a_damaged_store_is_replaced_and_said(tmp_path, caplog):
+    """F60: by the newest copy, or by an empty one; the history and the log name the old file."""
+    path = tmp_path / "tuner.sqlite3"
+    for number, place in enumerate(("a new and empty one was begun", "took its place")):
+        path.write_bytes(b"")
+        archive = await Archive.open(path)
+        events = await archive.call(archive.store.events)
+        await archive.close()
+        newest = events[0].sentence
+
+        assert "the file is empty. It was moved to tuner.sqlite3.damaged-" in newest
+        assert place in newest
+        assert newest in caplog.text
+        assert number + 1 == len(events)
+        keep_copy(path, at=1.0)
+
+
+async def test_the_database_of_another_program_stays(tmp_path):
+    """It may be needed by somebody: only what is damaged is moved."""
+    path = tmp_path / "tuner.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+
+    with pytest.raises(StoreCorruptError, match="of another program"):
+        await Archive.open(path)
+    assert [path] == list(tmp_path.iterdir())
 
 
 async def test_insisting_is_for_the_store_only(archive):
