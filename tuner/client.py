@@ -22,6 +22,7 @@ from profiles.errors import (
     UnreachableError,
 )
 from tuner.paths import Paths
+from tuner.starting import START
 
 API_VERSION = 1
 CONNECT_S = 1.0  # a daemon that is down must be noticed within a second (F85)
@@ -88,12 +89,12 @@ class ControlClient:
         self,
         paths: Paths,
         *,
-        start: str = "tuner run",  # the exact command that starts this daemon
+        advice: str = START,  # when it does not answer
         connect_s: float = CONNECT_S,
         answer_s: float = ANSWER_S,
     ) -> None:
         self._paths = paths
-        self._start = start
+        self._advice = advice
         self._connect_s = connect_s
         self._answer_s = answer_s
 
@@ -175,11 +176,10 @@ class ControlClient:
             raise self._unreachable(at, error) from error
 
     def _unreachable(self, at: Path, error: Exception) -> UnreachableError:
-        hint = f"Start it with `{self._start}`, or name the file it was started with by --config."
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return UnreachableError(f"No daemon listens at {at}.", hint=hint)
+            return UnreachableError(f"No daemon listens at {at}.", hint=self._advice)
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return UnreachableError(f"The daemon at {at} does not answer: {reason}.", hint=hint)
+        return UnreachableError(f"The daemon at {at} does not answer: {reason}.", hint=self._advice)
 
 
 def decode(status: int, raw: bytes) -> Json:

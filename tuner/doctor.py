@@ -24,7 +24,7 @@ from tuner.client import ControlClient
 from tuner.config import Config
 from tuner.config_file import ConfigFileError
 from tuner.paths import Paths
-from tuner.starting import start_command
+from tuner.starting import START, start_advice
 
 PYTHON = (3, 11)
 LOW_DISK_MIB = 2048
@@ -55,13 +55,13 @@ def run(explicit: Path | None, *, engine: bool = False) -> list[Check]:
             guarded("NVML", doctor_gpu.nvml),
         )
         return [*checks, *of_gpu, *doctor_engine.checks(config, Paths.of(config))]
-    return [*checks, *of_config(config, start_command(path, named=explicit is not None))]
+    return [*checks, *of_config(config, start_advice(path, named=explicit is not None))]
 
 
-def of_config(config: Config, start: str = "tuner run") -> Iterator[Check]:
+def of_config(config: Config, advice: str = START) -> Iterator[Check]:
     """The checks that need a valid configuration."""
     paths = Paths.of(config)
-    status, daemon_check = daemon(paths, start)
+    status, daemon_check = daemon(paths, advice)
     named: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("state directory", lambda: state_directory(paths)),
         ("disk", lambda: disk(paths.state)),
@@ -198,10 +198,10 @@ def _open_copy(source: sqlite3.Connection, original: Path) -> None:
             raise
 
 
-def daemon(paths: Paths, start: str = "tuner run") -> tuple[Mapping[str, Any] | None, Check]:
+def daemon(paths: Paths, advice: str = START) -> tuple[Mapping[str, Any] | None, Check]:
     """The daemon's status, and whether it answers."""
     try:
-        status = ControlClient(paths, start=start).get("/v1/status")
+        status = ControlClient(paths, advice=advice).get("/v1/status")
     except (UnreachableError, DeniedError) as error:
         return None, warn("daemon", error.message, error.hint)
     except TunerError as error:

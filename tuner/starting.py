@@ -5,19 +5,37 @@ from pathlib import Path
 
 UNITS = Path("/etc/systemd/system")
 SERVICES = ("tuner", "tunerd")  # of the one unit and of the three
+START = "Start it with `tuner run`, or name the file it was started with by --config."
 
 
-def start_command(config: Path, *, named: bool, units: Path = UNITS) -> str:
-    """The command that starts it: systemd's where a unit was installed with this file.
+def start_advice(config: Path, *, named: bool, units: Path = UNITS) -> str:
+    """What to do when the daemon of this file does not answer.
 
-    `named`: the file was given with --config, so it has to be given again.
+    An installed service is started by systemd; one of another file is named, since a `tuner.toml`
+    in the working directory comes before it. `named`: the file was given with --config, so it has
+    to be given again.
     """
-    words = f" --config {config} "
+    service, file = installed(units)
+    if file == config:
+        command = f"systemctl start {service}"
+    elif named:
+        command = f"tuner --config {shlex.quote(str(config))} run"
+    else:
+        command = "tuner run"
+    advice = f"Start it with `{command}`, or name the file it was started with by --config"
+    return f"{advice}." if file in {None, config} else f"{advice}: the service has {file}."
+
+
+def installed(units: Path) -> tuple[str, Path | None]:
+    """The service that `tuner install` wrote, and its file; no file where there is none."""
     for service in SERVICES:
         try:
             text = (units / f"{service}.service").read_text(encoding="utf-8")
+            starts = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+            words = shlex.split(starts[0]) if starts else []
         except (OSError, ValueError):
             continue
-        if any(line.startswith("ExecStart=") and words in f"{line} " for line in text.splitlines()):
-            return f"systemctl start {service}"
-    return f"tuner --config {shlex.quote(str(config))} run" if named else "tuner run"
+        if "--config" in words[:-1]:
+            file = words[words.index("--config") + 1]
+            return service, Path(file.replace("$$", "$").replace("%%", "%"))
+    return "", None

@@ -12,6 +12,7 @@ from profiles.errors import DeniedError, ExitCode, StoreError, TunerError, Unava
 from service.engine_unit import guarded
 from service.install import host, plan, units
 from service.install.job import Job, out
+from service.install.personal import copied, is_personal
 from service.install.plan import Change
 from service.install.upgrade import upgrade
 
@@ -57,9 +58,13 @@ def install(job: Job) -> int:
     options = job.options
     if options.split and options.prefix is None:
         host.need_polkit()
+    own = job.root / units.CONFIG
+    given = None if options.config is None else options.config.expanduser().absolute()
+    personal = given if given not in {None, own} and is_personal(given) else None
     wanted = host.found(
         root=job.root,
-        config=None if options.config is None else options.config.expanduser().absolute(),
+        config=None if personal else given,
+        personal=personal,
         user=options.user,
         model=options.model,
         split=options.split,
@@ -68,10 +73,12 @@ def install(job: Job) -> int:
     templates = units.templates()
     files = units.files(wanted, templates)
     changes = plan.changes(job.root, files)
-    config = job.root / units.CONFIG if options.config is None else Path(wanted.config)
+    config = own if given is None or personal else given
+    if personal is not None:
+        changes += copied(personal, config)
     if job.real and options.split and config.exists():
         guarded(config)  # what the engine's launcher would say at its first start
-    if not config.exists():
+    if personal is None and not config.exists():
         first = units.first_config(wanted, templates)
         changes.append(Change(path=config, before=None, after=first))
     # the other form, while systemd still knows its units

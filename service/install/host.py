@@ -30,18 +30,28 @@ COMMAND_S = 330.0  # of one command; the doctor's own limit is 300
 
 
 def found(
-    *, root: Path, config: Path | None, user: str, model: str | None, split: bool, real: bool
+    *,
+    root: Path,
+    config: Path | None,
+    user: str,
+    model: str | None,
+    split: bool,
+    real: bool,
+    personal: Path | None = None,
 ) -> Wanted:
     """What the units have to say; `real` when they are for this machine and not for a package.
+
+    `personal` is the file that the service's own is copied from.
 
     Raises:
         ConfigError: the configuration is not TOML.
         ConflictError: there is no such user.
     """
-    file = root / units.CONFIG if config is None else config
-    values = _read(file)
+    file = personal or config or root / units.CONFIG
+    values = read(file)
     engine = _table(values, "engine")
-    if split and values and values.get("runtime_dir") != units.RUN:
+    unset = None if personal is None else units.RUN  # in its copy
+    if split and values and values.get("runtime_dir", unset) != units.RUN:
         raise ConfigError(
             f"The split form needs runtime_dir = {units.RUN!r} in {file}.",
             hint="Its folders of orders and sockets are there, with modes for two users.",
@@ -71,7 +81,7 @@ def found(
 
 def has_model(config: Path) -> bool:
     """Whether a configuration says what to serve, as far as can be seen."""
-    model = _table(_read(config), "engine").get("model")
+    model = _table(read(config), "engine").get("model")
     return isinstance(model, str) and model not in {"", "/models/..."}
 
 
@@ -208,7 +218,12 @@ def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
+    """A configuration, unchecked; nothing of one that is not there.
+
+    Raises:
+        ConfigError: it is not TOML, or cannot be read.
+    """
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,36 +1,48 @@
-"""Which command starts the daemon of a configuration, for hints."""
+"""What to do when a daemon does not answer, for hints."""
 
 from pathlib import Path
 
 import pytest
 
-from tuner.starting import start_command
+from service.install.units import quoted
+from tuner.starting import START, start_advice
 
 FILE = Path("/etc/tuner/tuner.toml")
+ELSE = "or name the file it was started with by --config"
 
 
 def unit(folder, name, config):
     """A unit as `tuner install` writes it."""
-    line = f"ExecStart=/venv/bin/python -P -m service.run --config {config}\n"
+    word = quoted(str(config)).replace("$", "$$")
+    line = f"ExecStart=/venv/bin/python -P -m service.run --config {word}\n"
     (folder / f"{name}.service").write_text(f"[Service]\n# --config {FILE} by hand\n{line}")
 
 
 @pytest.mark.parametrize("service", ["tuner", "tunerd"])
-def test_an_installed_service_is_started_by_systemd(tmp_path, service):
+@pytest.mark.parametrize("file", [FILE, Path("/srv/a b/100 % $.toml")])
+def test_an_installed_service_is_started_by_systemd(tmp_path, service, file):
     """`tuner doctor` told who had installed the service to run `tuner run` beside it."""
-    unit(tmp_path, service, FILE)
+    unit(tmp_path, service, file)
+    wanted = f"Start it with `systemctl start {service}`, {ELSE}."
 
-    assert f"systemctl start {service}" == start_command(FILE, named=True, units=tmp_path)
-    assert f"systemctl start {service}" == start_command(FILE, named=False, units=tmp_path)
+    assert wanted == start_advice(file, named=True, units=tmp_path)
+    assert wanted == start_advice(file, named=False, units=tmp_path)
 
 
-def test_a_service_of_another_file_is_not_meant(tmp_path):
-    """A unit for one file says nothing about the others; names with spaces are quoted."""
-    unit(tmp_path, "tuner", "/srv/other.toml")
+def test_the_file_of_the_service_is_named_where_another_one_is_meant(tmp_path):
+    """Who had a `tuner.toml` in the working directory was told to start a second daemon."""
+    unit(tmp_path, "tuner", FILE)
     mine = Path("/home/a b/tuner.toml")
+    has = f"{ELSE}: the service has {FILE}."
 
-    assert "tuner run" == start_command(mine, named=False, units=tmp_path)
-    assert "tuner --config '/home/a b/tuner.toml' run" == start_command(
+    assert f"Start it with `tuner run`, {has}" == start_advice(mine, named=False, units=tmp_path)
+    assert f"Start it with `tuner --config '/home/a b/tuner.toml' run`, {has}" == start_advice(
         mine, named=True, units=tmp_path
     )
-    assert "tuner run" == start_command(FILE, named=False, units=tmp_path / "none")
+
+
+def test_without_a_service_it_is_run_by_hand(tmp_path):
+    """No unit, and one that is not from us."""
+    assert START == start_advice(FILE, named=False, units=tmp_path / "none")
+    (tmp_path / "tuner.service").write_text("[Service]\nExecStart=/usr/bin/their-tuner '\n")
+    assert START == start_advice(FILE, named=False, units=tmp_path)

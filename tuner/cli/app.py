@@ -16,7 +16,7 @@ from profiles.errors import ExitCode, TunerError
 from tuner import config_file
 from tuner.client import ControlClient
 from tuner.config import Config
-from tuner.starting import start_command
+from tuner.starting import start_advice
 from tuner.version import version
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -42,8 +42,8 @@ class Session:
     def client(self) -> ControlClient:
         """A client of this configuration's daemon."""
         path = self.config_path()
-        start = start_command(path, named=self.config is not None)
-        return ControlClient(config_file.load_paths(path), start=start)
+        advice = start_advice(path, named=self.config is not None)
+        return ControlClient(config_file.load_paths(path), advice=advice)
 
     def show(self, answer: object, render: Callable[[], RenderableType | str]) -> None:
         """Put the data on stdout: the answer itself with --json, else its rendering."""
