@@ -72,6 +72,8 @@ def keep_copy(store: Path, *, at: float) -> Path:
     Raises:
         StoreError: it could not be made; the earlier ones are still there.
     """
+    for unfinished in store.parent.glob(f"{store.name}.backup-*.part"):  # of one that was killed
+        unfinished.unlink(missing_ok=True)
     target = store.with_name(f"{store.name}.backup-{stamp(at)}")
     backup(store, target)
     regular = [path for path in backups(store) if _REGULAR.search(path.name)]

@@ -57,10 +57,7 @@ class Database:
         path = path.absolute()
         if not os.path.lexists(path):
             _create(path, scripts, vfs)
-        if not path.is_file():
-            raise StoreCorruptError(f"Cannot use the store {path}: it is not a file.")
-        if path.stat().st_size == 0:  # SQLite would take it for a new database and lose everything
-            raise StoreDamagedError(f"Cannot use the store {path}: the file is empty.")
+        _need_content(path)
         with contextlib.suppress(OSError):  # not ours, or a read-only file system: seen below
             path.chmod(0o600)
         return cls._prepared(path, scripts, vfs)
@@ -84,6 +81,7 @@ class Database:
         Raises:
             StoreError: it is not, or cannot be read.
         """
+        _need_content(path)
         database = cls(path)
         try:
             with translated(path):
@@ -156,6 +154,13 @@ class Database:
             self._closed = True
             self._ordinary.dispose()
             self._durable.dispose()
+
+
+def _need_content(path: Path) -> None:
+    if not path.is_file():
+        raise StoreCorruptError(f"Cannot use the store {path}: it is not a file.")
+    if path.stat().st_size == 0:  # SQLite would take it for a new database and lose everything
+        raise StoreDamagedError(f"Cannot use the store {path}: the file is empty.")
 
 
 def _engine(path: Path, synchronous: str, vfs: str | None) -> Engine:

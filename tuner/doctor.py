@@ -16,7 +16,14 @@ from typing import Any
 
 import aiohttp.http_parser
 
-from profiles.errors import ConfigError, DeniedError, StoreError, TunerError, UnreachableError
+from profiles.errors import (
+    ConfigError,
+    DeniedError,
+    StoreDamagedError,
+    StoreError,
+    TunerError,
+    UnreachableError,
+)
 from profiles.store import Store, without_wal
 from tuner import config_file, doctor_engine, doctor_gpu
 from tuner.check import Check, fail, guarded, ok, warn
@@ -166,7 +173,9 @@ def store(paths: Paths) -> Check:
         finally:
             source.close()
     except (sqlite3.Error, OSError) as error:
-        return fail("store", f"Cannot read {paths.store}: {error}.", StoreError.hint)
+        damaged = type(error) is sqlite3.DatabaseError  # not one of its children, such as locked
+        hint = StoreDamagedError.hint if damaged else StoreError.hint
+        return fail("store", f"Cannot read {paths.store}: {error}.", hint)
     writable = os.access(paths.store, os.W_OK)
     if not writable:
         hint = "Run this as the daemon's user, or give it write permission."

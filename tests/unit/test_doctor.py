@@ -11,6 +11,7 @@ from stage import free_port
 
 from profiles import schema
 from profiles.database import Database
+from profiles.recovery import recover
 from profiles.store import Store
 from tuner import check, doctor, doctor_engine
 from tuner.config import Config
@@ -164,7 +165,7 @@ def test_store_without_a_log(tmp_path):
 
 
 def test_store_that_is_none(tmp_path):
-    """A damaged store is named with its path."""
+    """A damaged store is named with its path, and what becomes of it."""
     paths = paths_of(tmp_path)
     paths.state.mkdir()
     paths.store.write_bytes(b"no database" * 1000)
@@ -172,6 +173,20 @@ def test_store_that_is_none(tmp_path):
 
     assert "fail" == found.state
     assert str(paths.store) in found.sentence
+    assert "moves it aside at its next start" in found.hint
+
+
+def test_store_that_was_damaged(tmp_path):
+    """What was moved aside is named until somebody removes it."""
+    paths = paths_of(tmp_path)
+    paths.state.mkdir()
+    paths.store.write_bytes(b"no database" * 1000)
+    aside = recover(paths.store, at=1.0).aside
+    Store.open(paths.store, now=0.0).close()
+    found = doctor.store(paths)
+
+    assert "warn" == found.state
+    assert aside.name in found.sentence
 
 
 def test_store_of_a_newer_version(tmp_path):

@@ -58,7 +58,7 @@ def test_the_newest_whole_copy_takes_its_place(path):
     assert "is lost" in found.sentence("It is damaged.")
 
 
-@pytest.mark.parametrize("spoil", ["garbage", "cut", "newer", "foreign"])
+@pytest.mark.parametrize("spoil", ["garbage", "empty", "cut", "newer", "foreign"])
 def test_a_copy_that_cannot_be_opened_is_passed_over(path, spoil):
     """Also one of a newer tunerd, or a file of another program with that name."""
     aged(keep_copy(path, at=AT), 60)
@@ -66,6 +66,8 @@ def test_a_copy_that_cannot_be_opened_is_passed_over(path, spoil):
     newest = keep_copy(path, at=AT + 60)
     if spoil == "garbage":
         newest.write_bytes(GARBAGE)
+    elif spoil == "empty":
+        newest.write_bytes(b"")
     elif spoil == "cut":
         newest.write_bytes(newest.read_bytes()[:4096])
     else:
@@ -149,7 +151,9 @@ def test_a_file_system_without_hard_links_is_enough(path, monkeypatch):
 
 
 def test_two_regular_copies_are_kept(path):
-    """The oldest go; the copies that migrations made stay."""
+    """The oldest go, and what a killed copy left; the copies that migrations made stay."""
+    killed = path.with_name(f"{path.name}.backup-20261128T090000Z.part")
+    killed.touch()
     migrated = free_name(path, "0001")
     backup(path, migrated)
     aged(migrated, 3600)
@@ -159,3 +163,4 @@ def test_two_regular_copies_are_kept(path):
         aged(made[-1], 100 - number)
 
     assert [made[3], made[2], migrated] == backups(path)
+    assert not killed.exists()
