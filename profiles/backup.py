@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from profiles.errors import StoreError
+from profiles.schema import VERSION_TABLE
 
 KEPT = 2  # regular copies; those of migrations are the operator's to remove
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -32,7 +33,9 @@ def backup(source: Path, target: Path) -> None:
             # a copy in WAL mode would need its -wal file beside it
             copy.execute("PRAGMA journal_mode=DELETE")
             answer = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if answer != "ok":
+            # a file that was emptied gives a whole database without a table
+            tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_master")}
+        if answer != "ok" or VERSION_TABLE not in tables:
             raise StoreError(f"Cannot back up {source}: the copy does not pass its check.")
         sync(draft)
         draft.replace(target)
@@ -55,10 +58,17 @@ def free_name(store: Path, revision: str) -> Path:
     return path
 
 
-def backups(store: Path) -> list[Path]:
-    """Backups beside a store, newest first."""
-    found = [path for path in store.parent.glob(f"{store.name}.backup-*") if path.suffix != ".part"]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def backups(store: Path, *, now: float | None = None) -> list[Path]:
+    """Copies beside a store, newest first; those of a clock that was ahead come last."""
+    now = time.time() if now is None else now
+    found = [
+        (path.stat().st_mtime, path)
+        for path in store.parent.glob(f"{store.name}.backup-*")
+        if path.suffix != ".part"
+    ]
+    return [
+        path for at, path in sorted(found, key=lambda each: (each[0] <= now, each), reverse=True)
+    ]
 
 
 def stamp(at: float) -> str:
@@ -76,7 +86,8 @@ def keep_copy(store: Path, *, at: float) -> Path:
         unfinished.unlink(missing_ok=True)
     target = store.with_name(f"{store.name}.backup-{stamp(at)}")
     backup(store, target)
-    regular = [path for path in backups(store) if _REGULAR.search(path.name)]
+    os.utime(target, (at, at))  # a file server may have another clock
+    regular = [path for path in backups(store, now=at) if _REGULAR.search(path.name)]
     for path in regular[KEPT:]:
         path.unlink(missing_ok=True)
     return target

@@ -86,7 +86,9 @@ class Database:
         try:
             with translated(path):
                 database._check()
-                with database._durable.begin() as connection:
+                with database._readers.begin() as connection, _about(path):
+                    if schema.revision(connection) is None:
+                        raise StoreDamagedError("It has no tables.")
                     schema.behind(connection)
         finally:
             database.close()

@@ -1,17 +1,20 @@
 """A damaged store is moved aside, and the newest whole copy of it takes its place."""
 
 import contextlib
+import errno
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from profiles.backup import backups, stamp, sync
 from profiles.database import Database
-from profiles.errors import StoreError
+from profiles.errors import StoreCorruptError, StoreError, StoreNewerError
 
 # what SQLite keeps beside a file: in a restored one it would replay the damaged one's log
-_COMPANIONS = ("-wal", "-shm")
+_COMPANIONS = ("-wal", "-shm", "-journal")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,47 +36,64 @@ def recover(store: Path, *, at: float) -> Recovery:
     """Move a damaged store aside and restore the newest whole copy; nothing is deleted.
 
     Raises:
-        StoreError: a file cannot be moved or written; running it again goes on.
+        StoreError: a file cannot be read, moved or written; running it again goes on.
     """
     aside = store.with_name(f"{store.name}.damaged-{stamp(at)}")
     draft = store.with_name(f"{store.name}.restoring")
     try:
-        restored = next((copy for copy in backups(store) if _is_whole(copy, draft)), None)
+        copies = backups(store, now=at)
+        restored = next((copy for copy in copies if _is_whole(copy, draft)), None)
         for suffix in _COMPANIONS:
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{store}{suffix}").replace(f"{aside}{suffix}")
-        # a crash in between must not leave a folder without a store, which would begin an empty one
-        if restored is None or not _linked(store, aside):
+        if restored is None:
             store.replace(aside)
-        if restored is not None:
+        else:  # a crash in between must not leave a folder without a store: it would begin empty
+            _keep(store, aside)
             draft.replace(store)
         sync(store.parent)
     except OSError as error:
         raise StoreError(
-            f"Cannot move the damaged store {store} aside: {error.strerror or error}.",
-            hint="Move it away yourself, and copy the newest backup beside it to its place.",
+            f"Cannot replace the damaged store {store} by a copy: {error.strerror or error}.",
+            hint="Mend the reason and start again; docs/howto.md says how to do it by hand.",
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        _remove(draft)
     return Recovery(aside=aside, restored=restored)
 
 
 def _is_whole(copy: Path, draft: Path) -> bool:
     """Whether a copy is a store that we can open, tried on a draft that may take the place."""
-    shutil.copyfile(copy, draft)
-    draft.chmod(0o600)
+    _remove(draft)
+    try:
+        with copy.open("rb") as source, _new(draft) as target:
+            shutil.copyfileobj(source, target)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        return False  # a folder, somebody else's, or a bad sector: an older one may do
     try:
         Database.examine(draft)
-    except StoreError:
+    except (StoreCorruptError, StoreNewerError):
         return False
     sync(draft)
     return True
 
 
-def _linked(store: Path, aside: Path) -> bool:
+def _new(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _keep(store: Path, aside: Path) -> None:
+    """Give a file a second name, or copy it where there are no hard links."""
     try:
         os.link(store, aside)
-    except OSError:  # no hard links here
-        return False
-    return True
+    except OSError:
+        with store.open("rb") as source, _new(aside) as target:
+            shutil.copyfileobj(source, target)
+
+
+def _remove(draft: Path) -> None:
+    for suffix in ("", *_COMPANIONS):
+        with contextlib.suppress(OSError):
+            Path(f"{draft}{suffix}").unlink(missing_ok=True)

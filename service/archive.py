@@ -234,10 +234,10 @@ def _open(path: Path, relief: Callable[[], None]) -> tuple[Store, str | None]:
     """The store, and what was done about a damaged one."""
     try:
         return Store.open(path, now=time.time()), None
-    except StoreDamagedError as error:
-        relief()
-        said = recover(path, at=time.time()).sentence(error.message)
-        return Store.open(path, now=time.time()), said
     except StoreError:  # SQLite makes its files anew after a clean stop
         relief()
+    try:
         return Store.open(path, now=time.time()), None
+    except StoreDamagedError as error:
+        said = recover(path, at=time.time()).sentence(error.message)
+    return Store.open(path, now=time.time()), said

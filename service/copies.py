@@ -17,12 +17,12 @@ SPARE_MIB = 64  # free beyond a copy: it must not take the room of an engine's s
 
 
 async def keep_copies(store: Path) -> None:
-    """Copy the store once an hour, until cancelled; a copy that fails is said once."""
+    """Copy the store once an hour, until cancelled; what prevents a copy is said once."""
     failing = False
     while True:
         if is_due(store, now=time.time()):
             try:
-                await asyncio.to_thread(keep_copy, store, at=time.time())
+                await asyncio.to_thread(_copy, store)
                 failing = False
             except (OSError, StoreError) as error:
                 if not failing:
@@ -32,10 +32,17 @@ async def keep_copies(store: Path) -> None:
 
 
 def is_due(store: Path, *, now: float) -> bool:
-    """Whether the newest copy is old, or of a clock that was ahead, and there is room for one."""
+    """Whether the newest copy is old, or of a clock that was ahead."""
     try:
-        newest = next((copy.stat().st_mtime for copy in backups(store)), None)
-        room = shutil.disk_usage(store.parent).free - store.stat().st_size
-    except OSError:  # gone in between, or not readable: then there is nothing to copy
+        newest = next((copy.stat().st_mtime for copy in backups(store, now=now)), None)
+    except OSError:  # gone in between; the next look sees it
         return False
-    return (newest is None or not 0 <= now - newest < EVERY_S) and room > SPARE_MIB << 20
+    return newest is None or not 0 <= now - newest < EVERY_S
+
+
+def _copy(store: Path) -> None:
+    free_mib = shutil.disk_usage(store.parent).free >> 20
+    needed_mib = (store.stat().st_size >> 20) + SPARE_MIB
+    if free_mib < needed_mib:
+        raise StoreError(f"{store.parent} has {free_mib} MiB free, and it needs {needed_mib}.")
+    keep_copy(store, at=time.time())

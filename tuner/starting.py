@@ -5,6 +5,7 @@ from pathlib import Path
 
 UNITS = Path("/etc/systemd/system")
 SERVICES = ("tuner", "tunerd")  # of the one unit and of the three
+MARK = "Written by `tuner install`"  # what lacks it in its first line is not ours
 START = "Start it with `tuner run`, or name the file it was started with by --config."
 
 
@@ -31,11 +32,20 @@ def installed(units: Path) -> tuple[str, Path | None]:
     for service in SERVICES:
         try:
             text = (units / f"{service}.service").read_text(encoding="utf-8")
-            starts = [line for line in text.splitlines() if line.startswith("ExecStart=")]
-            words = shlex.split(starts[0]) if starts else []
+            file = configuration(text) if MARK in text.partition("\n")[0] else None
         except (OSError, ValueError):
             continue
+        if file is not None:
+            return service, Path(file)
+    return "", None
+
+
+def configuration(unit: str) -> str | None:
+    """The file that a unit of ours names in its command, if it names one."""
+    for line in unit.splitlines():
+        name, _, command = line.partition("=")
+        words = shlex.split(command) if name == "ExecStart" else []
         if "--config" in words[:-1]:
             file = words[words.index("--config") + 1]
-            return service, Path(file.replace("$$", "$").replace("%%", "%"))
-    return "", None
+            return file.replace("$$", "$").replace("%%", "%")
+    return None

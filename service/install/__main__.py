@@ -12,7 +12,7 @@ from profiles.errors import DeniedError, ExitCode, StoreError, TunerError, Unava
 from service.engine_unit import guarded
 from service.install import host, plan, units
 from service.install.job import Job, out
-from service.install.personal import copied, is_personal
+from service.install.personal import copied, is_personal, left_behind
 from service.install.plan import Change
 from service.install.upgrade import upgrade
 
@@ -76,6 +76,7 @@ def install(job: Job) -> int:
     config = own if given is None or personal else given
     if personal is not None:
         changes += copied(personal, config)
+        job.notes += [note for note in (left_behind(job.root),) if note is not None]
     if job.real and options.split and config.exists():
         guarded(config)  # what the engine's launcher would say at its first start
     if personal is None and not config.exists():

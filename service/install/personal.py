@@ -4,12 +4,17 @@ Its folders would be in the service's home, where nobody finds the sockets.
 """
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from profiles.errors import ConfigError, ConflictError
 from service.install import host, units
 from service.install.plan import Change
 from tuner.config_checks import anchored
+from tuner.config_text import SECRET
+
+# of the service, when its file named none, and now
+_STATES = ("var/lib/tuner/.local/state/tuner", "var/lib/tuner")
 
 
 def is_personal(file: Path) -> bool:
@@ -35,15 +40,17 @@ def copied(file: Path, target: Path) -> list[Change]:
             f"a copy in {target}.",
             hint="Write them in full.",
         )
-    if not file.stat().st_mode & stat.S_IROTH:
+    secrets = _secrets(values)
+    if secrets or not file.stat().st_mode & stat.S_IROTH:
+        what = f"{file} holds {', '.join(secrets)}" if secrets else f"Not everybody may read {file}"
         raise ConfigError(
-            f"Not everybody may read {file}, and everybody could read the service's copy.",
-            hint=f"`chmod o+r {file}` if nothing in it is secret, or set state_dir in it: then "
-            "the service reads the file itself.",
+            f"{what}, and everybody could read the service's copy in {target}.",
+            hint="Put secrets into a drop-in (`systemctl edit`, Environment=) and `chmod o+r` the "
+            "file, or set state_dir in it: then the service reads the file itself.",
         )
-    before = target.read_text(encoding="utf-8") if target.exists() else None
-    after = _text(file, runs_in=values.get("runtime_dir"))
-    if before not in {None, after}:
+    before = target.read_bytes() if target.exists() else None
+    after = _text(file, own_runtime="runtime_dir" in values)
+    if before not in {None, after.encode()}:
         raise ConflictError(
             f"{target} is there already, and is not what {file} would give.",
             hint=f"Change {target} and leave --config out, or move it away.",
@@ -51,11 +58,26 @@ def copied(file: Path, target: Path) -> list[Change]:
     return [] if before else [Change(path=target, before=None, after=after)]
 
 
-def _text(file: Path, *, runs_in: object) -> str:
+def left_behind(root: Path) -> str | None:
+    """What an installation of before copies has learned, and how to take it along."""
+    old, new = (root / part / "tuner.sqlite3" for part in _STATES)
+    if not old.exists() or new.exists():
+        return None
+    return f"What was learned before is in {old}: `mv {old}* {new.parent}` before the start."
+
+
+def _secrets(values: Mapping[str, object]) -> list[str]:
+    """Names of variables that look secret."""
+    engine = values.get("engine")
+    env = engine.get("env") if isinstance(engine, dict) else None
+    return [name for name in env if SECRET.search(name)] if isinstance(env, dict) else []
+
+
+def _text(file: Path, *, own_runtime: bool) -> str:
     lines = [
         f"# Copied by `tuner install` from {file}, with folders of the service; this one is read.",
         "# Everybody may read this file: keep secrets out of it.",
         f'state_dir = "{units.STATE}"',
-        *([] if runs_in else [f'runtime_dir = "{units.RUN}"']),
+        *([] if own_runtime else [f'runtime_dir = "{units.RUN}"']),
     ]
     return "\n".join([*lines, "", file.read_text(encoding="utf-8")])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiles.errors import ConflictError, DeniedError, StoreError
-from service.install.units import MARK
+from tuner.starting import MARK
 
 
 @dataclass(frozen=True, kw_only=True)

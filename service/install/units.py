@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tuner.keys import CREDENTIAL
+from tuner.starting import MARK
 
 UNITS = "etc/systemd/system"
 SYSUSERS = "etc/sysusers.d/tuner.conf"
@@ -16,7 +17,6 @@ USER = "tuner"
 ENGINE_USER = "tuner-engine"  # of the split form, whoever else runs the rest
 STATE = "/var/lib/tuner"
 RUN = "/run/tuner"
-MARK = "Written by `tuner install`"  # what lacks it in its first line is not ours
 MARK_LINE = f"{MARK}, which overwrites changes; `systemctl edit` keeps them apart."
 HOMES = ("/home", "/root", "/run/user")  # hidden by ProtectHome=
 SCRATCH = ("/tmp", "/var/tmp")  # noqa: S108 - hidden by PrivateTmp=

@@ -1,6 +1,5 @@
 """`tuner upgrade`: an installed service goes on with the code that runs this, engines untouched."""
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from service.install import age, host, plan, units
 from service.install.job import Job
 from service.install.plan import Change
 from tuner.config_file import load
+from tuner.starting import configuration
 
 TUNERD, GATEWAY, ONE = "tunerd.service", "tuner-gateway.service", "tuner.service"
 RESTART_S = 3600.0  # a gateway may drain for as long as its longest answer takes
@@ -102,13 +102,9 @@ def _installed(root: Path) -> str:
 
 def said(unit: Path) -> tuple[str, str]:
     """User and configuration that a unit of ours names."""
-    lines = [line.partition("=") for line in unit.read_text(encoding="utf-8").splitlines()]
-    values = {name: value for name, _, value in lines}
-    words = shlex.split(values.get("ExecStart", ""))
-    config = f"/{units.CONFIG}"
-    if "--config" in words[:-1]:
-        config = words[words.index("--config") + 1].replace("$$", "$").replace("%%", "%")
-    return values.get("User", units.USER), config
+    text = unit.read_text(encoding="utf-8")
+    values = dict(line.partition("=")[::2] for line in text.splitlines())
+    return values.get("User", units.USER), configuration(text) or f"/{units.CONFIG}"
 
 
 def runs_older(unit: str, changes: list[Change]) -> bool:

@@ -34,17 +34,22 @@ def test_a_copy_is_due_once_an_hour(path, age_s, due):
 
 
 def test_the_first_copy_is_due_at_once(path):
-    """A store that has none, and no store."""
+    """A store has none when it is new."""
     assert is_due(path, now=NOW)
-    path.unlink()
-    assert not is_due(path, now=NOW)
 
 
-def test_a_copy_does_not_take_the_last_room(path, monkeypatch):
-    """An engine's start needs it more."""
+async def test_a_copy_does_not_take_the_last_room(path, monkeypatch, caplog):
+    """An engine's start needs it more; that there is no copy is said once."""
     monkeypatch.setattr(copies, "SPARE_MIB", 1 << 40)
+    monkeypatch.setattr(copies, "LOOK_S", 0.01)
+    task = asyncio.create_task(keep_copies(path))
+    await until(lambda: "no copy of the store" in caplog.text)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
-    assert not is_due(path, now=NOW)
+    assert 1 == caplog.text.count(f"{path.parent} has ")
+    assert [] == backups(path)
 
 
 async def test_copies_are_made_until_the_end(path, monkeypatch, caplog):

@@ -118,6 +118,42 @@ def test_a_secret_file_is_not_copied_for_everybody(prefix, mine, capsys):
     assert not prefix.exists()
 
 
+def test_what_looks_secret_is_not_copied_for_everybody(prefix, mine, capsys):
+    """The usual place of a token is the engine's environment; other variables are welcome."""
+    mine.write_text(MINE + '[engine.env]\nHF_TOKEN = "hf_x"\nVLLM_LOGGING_LEVEL = "DEBUG"\n')
+
+    assert 78 == install(prefix, mine)
+    said = capsys.readouterr().err
+    assert f"{mine} holds HF_TOKEN, and everybody could read" in said
+    assert "hf_x" not in said
+    assert not prefix.exists()
+    mine.write_text(MINE + '[engine.env]\nVLLM_LOGGING_LEVEL = "DEBUG"\n')
+    assert 0 == install(prefix, mine)
+
+
+def test_what_was_learned_before_is_named(prefix, mine, capsys):
+    """It was below the service's home; a store that is in its place already is not covered."""
+    old = prefix / "var/lib/tuner/.local/state/tuner/tuner.sqlite3"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    install(prefix, mine)
+    assert f"`mv {old}* {prefix}/var/lib/tuner`" in capsys.readouterr().out
+
+    (prefix / "var/lib/tuner/tuner.sqlite3").touch()
+    install(prefix, mine)
+    assert str(old) not in capsys.readouterr().out
+
+
+def test_a_file_in_the_way_may_be_anything(prefix, mine, capsys):
+    """Not only text."""
+    target = prefix / units.CONFIG
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"\xff\xfe")
+
+    assert 1 == install(prefix, mine)
+    assert f"{target} is there already" in capsys.readouterr().err
+
+
 def test_a_runtime_directory_of_ones_own_stays(prefix, mine):
     """In the one unit; the three need theirs."""
     mine.write_text(f'runtime_dir = "/run/mine"\n{MINE}')

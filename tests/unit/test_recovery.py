@@ -1,13 +1,17 @@
 """A damaged store, and what takes its place."""
 
+import errno
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from profiles.backup import backup, backups, free_name, keep_copy
+from profiles.database import Database
 from profiles.errors import StoreDamagedError, StoreError
 from profiles.recovery import recover
 from profiles.schema import VERSION_TABLE
@@ -35,22 +39,16 @@ def events(path):
         return [event.sentence for event in store.events()]
 
 
-def aged(path, by_s):
-    """As if the file were so much older."""
-    at = path.stat().st_mtime - by_s
-    os.utime(path, (at, at))
-
-
 def test_the_newest_whole_copy_takes_its_place(path):
     """What came after the copy is lost, and the damaged file is kept as it was."""
-    aged(keep_copy(path, at=AT), 60)
+    keep_copy(path, at=AT)
     told(path, "second")
     copy = keep_copy(path, at=AT + 60)
     told(path, "third")
     path.write_bytes(GARBAGE)
-    found = recover(path, at=AT)
+    found = recover(path, at=AT + 90)
 
-    assert (copy, "tuner.sqlite3.damaged-20261128T100000Z") == (found.restored, found.aside.name)
+    assert (copy, "tuner.sqlite3.damaged-20261128T100130Z") == (found.restored, found.aside.name)
     assert GARBAGE == found.aside.read_bytes()
     assert ["second", "first"] == events(path)
     assert 0o600 == path.stat().st_mode & 0o777
@@ -58,16 +56,27 @@ def test_the_newest_whole_copy_takes_its_place(path):
     assert "is lost" in found.sentence("It is damaged.")
 
 
-@pytest.mark.parametrize("spoil", ["garbage", "empty", "cut", "newer", "foreign"])
+@pytest.mark.parametrize(
+    "spoil", ["garbage", "empty", "tables", "cut", "newer", "foreign", "folder"]
+)
 def test_a_copy_that_cannot_be_opened_is_passed_over(path, spoil):
     """Also one of a newer tunerd, or a file of another program with that name."""
-    aged(keep_copy(path, at=AT), 60)
+    keep_copy(path, at=AT)
     told(path, "second")
     newest = keep_copy(path, at=AT + 60)
     if spoil == "garbage":
         newest.write_bytes(GARBAGE)
     elif spoil == "empty":
         newest.write_bytes(b"")
+    elif spoil == "folder":
+        newest.unlink()
+        newest.mkdir()
+        os.utime(newest, (AT + 60, AT + 60))
+    elif spoil == "tables":  # what SQLite makes of an empty file
+        newest.unlink()
+        with closing(sqlite3.connect(newest)) as database:
+            database.execute("PRAGMA user_version=1")
+        os.utime(newest, (AT + 60, AT + 60))
     elif spoil == "cut":
         newest.write_bytes(newest.read_bytes()[:4096])
     else:
@@ -78,7 +87,7 @@ def test_a_copy_that_cannot_be_opened_is_passed_over(path, spoil):
         with closing(sqlite3.connect(newest)) as database, database:
             database.execute(command)
     path.write_bytes(b"")
-    recover(path, at=AT)
+    recover(path, at=AT + 90)
 
     assert ["first"] == events(path)
 
@@ -112,22 +121,46 @@ def test_the_log_of_the_damaged_file_is_not_replayed_into_the_copy(path, tmp_pat
 
 def test_a_copy_of_a_migration_is_one_too(path):
     """What an upgrade made is restored where it is the newest."""
+    keep_copy(path, at=AT)
     backup(path, free_name(path, "0001"))
     path.write_bytes(GARBAGE)
 
-    assert "tuner.sqlite3.backup-0001-1" == recover(path, at=AT).restored.name
+    assert "tuner.sqlite3.backup-0001-1" == recover(path, at=time.time()).restored.name
 
 
-def test_what_cannot_be_moved_is_a_sentence(path, monkeypatch):
-    """The damaged file is where it was, and no draft is left."""
+def test_the_journal_of_an_emptied_file_is_not_rolled_back_into_the_copy(path, tmp_path):
+    """Where there is no write-ahead log: 20 events came back as 320 of two files."""
+    keep_copy(path, at=AT)
+    with Store.open(path, now=1.0) as store:
+        for number in range(300):
+            store.add_event("x", f"later {number}", at=1.0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode=DELETE")
+        database.execute("PRAGMA cache_size=1")
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("UPDATE event SET sentence = ?", ["changed " * 50])
+        journal = Path(f"{path}-journal").read_bytes()
+        database.execute("ROLLBACK")
+    path.write_bytes(b"")
+    Path(f"{path}-journal").write_bytes(journal)
+    found = recover(path, at=AT)
+
+    assert len(journal) > 4096
+    assert ["first"] == events(path)
+    assert journal == path.with_name(f"{found.aside.name}-journal").read_bytes()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_what_cannot_be_written_is_a_sentence(path, monkeypatch, code):
+    """The damaged file is where it was, no draft is left, and the copies are not given up."""
     keep_copy(path, at=AT)
     path.write_bytes(GARBAGE)
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(StoreError, match="No space left on device"):
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(StoreError, match=os.strerror(code)):
         recover(path, at=AT)
     assert GARBAGE == path.read_bytes()
     with pytest.raises(StoreDamagedError):
@@ -135,19 +168,57 @@ def test_what_cannot_be_moved_is_a_sentence(path, monkeypatch):
     assert {path, *backups(path)} == set(path.parent.iterdir())
 
 
+def test_a_copy_that_could_not_be_examined_is_not_damaged(path, monkeypatch):
+    """A full disk let every good copy pass for damaged, and an empty store begin."""
+    keep_copy(path, at=AT)
+    path.write_bytes(GARBAGE)
+
+    def full(_):
+        raise StoreError("Cannot write the store: the disk is full.")
+
+    monkeypatch.setattr(Database, "examine", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        recover(path, at=AT)
+    assert GARBAGE == path.read_bytes()
+
+
 def test_a_file_system_without_hard_links_is_enough(path, monkeypatch):
-    """The file is renamed there."""
+    """The file is copied there, so that its name is never free."""
     keep_copy(path, at=AT)
     path.write_bytes(GARBAGE)
 
     def none(*_):
-        raise OSError(95, "Operation not supported")
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(os, "link", none)
     found = recover(path, at=AT)
 
     assert GARBAGE == found.aside.read_bytes()
+    assert 0o600 == found.aside.stat().st_mode & 0o777
     assert ["first"] == events(path)
+
+
+def test_copies_of_a_clock_that_was_ahead_do_not_take_the_place_of_others(path):
+    """They were the newest for ever: each new copy was removed at once."""
+    for number in range(2):
+        keep_copy(path, at=AT + 7200 + number)
+    told(path, "second")
+    copy = keep_copy(path, at=AT)
+
+    assert copy == backups(path, now=AT)[0]
+    assert 2 == len(backups(path))
+    path.write_bytes(GARBAGE)
+    assert copy == recover(path, at=AT + 1).restored
+
+
+def test_an_emptied_store_is_not_copied(path):
+    """SQLite makes a whole database without tables of it: two of those took the copies' places."""
+    kept = [keep_copy(path, at=AT + number) for number in range(2)]
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="does not pass its check"):
+        keep_copy(path, at=AT + 2)
+
+    assert [*reversed(kept)] == backups(path)
 
 
 def test_two_regular_copies_are_kept(path):
@@ -156,11 +227,8 @@ def test_two_regular_copies_are_kept(path):
     killed.touch()
     migrated = free_name(path, "0001")
     backup(path, migrated)
-    aged(migrated, 3600)
-    made = []
-    for number in range(4):
-        made.append(keep_copy(path, at=AT + number))
-        aged(made[-1], 100 - number)
+    os.utime(migrated, (AT - 1, AT - 1))
+    made = [keep_copy(path, at=AT + number) for number in range(4)]
 
     assert [made[3], made[2], migrated] == backups(path)
     assert not killed.exists()
