@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import sqlite3
 import time
@@ -38,6 +39,17 @@ class Around(Hands):
             made = self.house.store.exists()
             hidden.rename(self.house.store)
         return "another store was made" if made else ""
+
+    async def damage_store_and_kill(self, target: str, _: float) -> str:
+        """The file is overwritten under a process that stands, and the next begins with that."""
+        store = self.house.store
+        for each in self.found(target):
+            send(each.pid, signal.SIGSTOP)
+        store.write_bytes(os.urandom(store.stat().st_size))
+        self.end(target)
+        back = await self.again(target)
+        await self.until(lambda: any(store.parent.glob(f"{store.name}.damaged-*")))
+        return back
 
     async def fill_disk_and_kill(self, target: str, lasts_s: float) -> str:
         """No byte is left, and a process begins anew with that."""

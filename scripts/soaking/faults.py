@@ -120,6 +120,13 @@ FAULTS = (
         lasts_s=(4.0, 8.0),
         ends=TUNERD,
     ),
+    # moved aside, and the copy of tunerd's first start takes its place
+    Fault(
+        name="kill tunerd with a damaged store",
+        act="damage_store_and_kill",
+        target="tunerd",
+        ends=TUNERD,
+    ),
     Fault(name="configuration broken", act="break_config", lasts_s=(3.0, 6.0)),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
