@@ -38,7 +38,7 @@ def recover(store: Path, *, at: float) -> Recovery:
     Raises:
         StoreError: a file cannot be read, moved or written; running it again goes on.
     """
-    aside = store.with_name(f"{store.name}.damaged-{stamp(at)}")
+    aside = _free_name(store, at)
     draft = store.with_name(f"{store.name}.restoring")
     try:
         copies = backups(store, now=at)
@@ -60,6 +60,13 @@ def recover(store: Path, *, at: float) -> Recovery:
     finally:
         _remove(draft)
     return Recovery(aside=aside, restored=restored)
+
+
+def _free_name(store: Path, at: float) -> Path:
+    """The name of the moment, or of the next one at which nothing was moved aside."""
+    while os.path.lexists(aside := store.with_name(f"{store.name}.damaged-{stamp(at)}")):
+        at += 1
+    return aside
 
 
 def _is_whole(copy: Path, draft: Path) -> bool:

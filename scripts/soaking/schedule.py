@@ -66,7 +66,8 @@ def schedule(seed: int, length_s: float, faults: Sequence[Fault]) -> list[Step]:
         at_s += lasts_s + HEAL_S + draw.uniform(*GAP_S)
         left -= 1
         if lull:
-            at_s += draw.uniform(*REST_S)
+            # rest and gap after the last fault may be longer than what is left
+            at_s = min(at_s + draw.uniform(*REST_S), length_s - TAIL_S)
             steps.append(Step(at_s=at_s, kind="traffic"))
             lull = False
     if lull:

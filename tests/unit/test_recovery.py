@@ -119,6 +119,19 @@ def test_the_log_of_the_damaged_file_is_not_replayed_into_the_copy(path, tmp_pat
     assert log.read_bytes() == path.with_name(f"{found.aside.name}-wal").read_bytes()
 
 
+def test_each_damaged_file_is_kept(path):
+    """Two within a second had one name: the second start failed, or the first file was lost."""
+    keep_copy(path, at=AT)
+    asides = []
+    for content in (GARBAGE, b"", b"other " * 1000):
+        path.write_bytes(content)
+        asides.append(recover(path, at=AT).aside)
+
+        assert content == asides[-1].read_bytes()
+        assert ["first"] == events(path)
+    assert 3 == len({*asides})
+
+
 def test_a_copy_of_a_migration_is_one_too(path):
     """What an upgrade made is restored where it is the newest."""
     keep_copy(path, at=AT)
