@@ -66,9 +66,8 @@ def backups(store: Path, *, now: float | None = None) -> list[Path]:
         for path in store.parent.glob(f"{store.name}.backup-*")
         if path.suffix != ".part"
     ]
-    return [
-        path for at, path in sorted(found, key=lambda each: (each[0] <= now, each), reverse=True)
-    ]
+    found.sort(key=lambda each: (each[0] <= now, each), reverse=True)
+    return [path for _, path in found]
 
 
 def stamp(at: float) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 UNITS = Path("/etc/systemd/system")
 SERVICES = ("tuner", "tunerd")  # of the one unit and of the three
-MARK = "Written by `tuner install`"  # what lacks it in its first line is not ours
-START = "Start it with `tuner run`, or name the file it was started with by --config."
+MARK = "Written by `tuner install`"
+_ADVICE = "Start it with `{}`, or name the file it was started with by --config"
+START = f"{_ADVICE.format('tuner run')}."
 
 
 def start_advice(config: Path, *, named: bool, units: Path = UNITS) -> str:
@@ -23,7 +24,7 @@ def start_advice(config: Path, *, named: bool, units: Path = UNITS) -> str:
         command = f"tuner --config {shlex.quote(str(config))} run"
     else:
         command = "tuner run"
-    advice = f"Start it with `{command}`, or name the file it was started with by --config"
+    advice = _ADVICE.format(command)
     return f"{advice}." if file in {None, config} else f"{advice}: the service has {file}."
 
 
@@ -32,12 +33,17 @@ def installed(units: Path) -> tuple[str, Path | None]:
     for service in SERVICES:
         try:
             text = (units / f"{service}.service").read_text(encoding="utf-8")
-            file = configuration(text) if MARK in text.partition("\n")[0] else None
+            file = configuration(text) if is_ours(text) else None
         except (OSError, ValueError):
             continue
         if file is not None:
             return service, Path(file)
     return "", None
+
+
+def is_ours(text: str) -> bool:
+    """Whether `tuner install` wrote a file, by its first line."""
+    return MARK in text.partition("\n")[0]
 
 
 def configuration(unit: str) -> str | None:

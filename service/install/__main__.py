@@ -76,7 +76,7 @@ def install(job: Job) -> int:
     config = own if given is None or personal else given
     if personal is not None:
         changes += copied(personal, config)
-        job.notes += [note for note in (left_behind(job.root),) if note is not None]
+        job.notes += left_behind(job.root)
     if job.real and options.split and config.exists():
         guarded(config)  # what the engine's launcher would say at its first start
     if personal is None and not config.exists():

@@ -58,12 +58,12 @@ def copied(file: Path, target: Path) -> list[Change]:
     return [] if before else [Change(path=target, before=None, after=after)]
 
 
-def left_behind(root: Path) -> str | None:
+def left_behind(root: Path) -> list[str]:
     """What an installation of before copies has learned, and how to take it along."""
     old, new = (root / part / "tuner.sqlite3" for part in _STATES)
     if not old.exists() or new.exists():
-        return None
-    return f"What was learned before is in {old}: `mv {old}* {new.parent}` before the start."
+        return []
+    return [f"What was learned before is in {old}: `mv {old}* {new.parent}` before the start."]
 
 
 def _secrets(values: Mapping[str, object]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiles.errors import ConflictError, DeniedError, StoreError
-from tuner.starting import MARK
+from tuner.starting import is_ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def changes(root: Path, wanted: Mapping[str, str | None]) -> list[Change]:
     for name, after in wanted.items():
         path = root / name
         before = _text(path)
-        if before is not None and MARK not in before.partition("\n")[0]:
+        if before is not None and not is_ours(before):
             if after is None:
                 continue  # somebody else's
             raise ConflictError(
